@@ -26,7 +26,7 @@ class Config:
     step_b2: float = 4e-4                  # b² of the paper's rule
     step_c: str = "sigma_bar"              # c_t of the paper's rule: "sigma_bar" or "constant"
     step_r: float = 0.5                    # s_t/σ̃_t of the posterior rule
-    energy_scale: str = "langevin"         # F = f/s_t² ("langevin") or f/(α_{t+1}σ̄_t) ("noise")
+    energy_scale: str = "langevin"         # F/f: 1/s_t² ("langevin") or 1/(α_{t+1}σ̄_t) ("noise")
     # energy (notebook 03)
     ebm_channels: int = 128                # C of the first resolution
     ebm_channel_mult: tuple = (1, 2, 2, 2) # one factor a resolution
