@@ -34,6 +34,7 @@ class Config:
     ebm_act: str = "leaky_relu"            # activation
     ebm_conditioning: str = "add"          # "add" or "film"
     ebm_spectral: bool = True              # spectral normalisation
+    patch: int = 1                         # squares of pixels folded into channels, in both networks
     # initializer (notebook 04)
     initializer: str = "cooperative"       # "cooperative", "clean" (taught by data), "frozen" or "absent" (DRL)
     init_channels: int = 64                # C of the first resolution
@@ -67,8 +68,8 @@ PRESETS = {
     "checkerboard": dict(SMALL, dataset="checkerboard", ebm_channels=128, ebm_channel_mult=(1,), ebm_n_blocks=3, init_channels=128, init_n_blocks=3, steps=14_000, batch_size=512),
     "digits": dict(SMALL, dataset="digits", ebm_channels=32, ebm_channel_mult=(1, 2), ebm_n_blocks=2, init_channels=32, init_channel_mult=(1, 1), init_n_blocks=1, init_attention=(4,),
                    init_groups=8, init_dropout=0.0, logsnr_max=6.0, steps=3_200),
-    "fashion_mnist": dict(SMALL, dataset="fashion_mnist", flip=True, ebm_channels=32, ebm_channel_mult=(1, 2, 2), ebm_n_blocks=1, init_channels=32, init_channel_mult=(1, 2, 2),
-                          init_n_blocks=1, init_attention=(8,), init_groups=8, steps=4_000, batch_size=64),
+    "fashion_mnist": dict(SMALL, dataset="fashion_mnist", patch=2, ebm_channels=32, ebm_channel_mult=(1, 2, 4), ebm_n_blocks=1, init_channels=32, init_channel_mult=(1, 2),
+                          init_n_blocks=1, init_attention=(8,), init_groups=8, init_dropout=0.0, logsnr_max=6.0, batch_size=64, steps=6_000, precision="bf16"),
     "cifar10": dict(),
     "cifar10_large": dict(ebm_channels=256, init_channels=128),
     "imagenet32": dict(dataset="imagenet32", conditional=True, init_n_blocks=2, steps=1_000_000),
@@ -77,7 +78,7 @@ PRESETS = {
 
 # %% ../nbs/08_config.ipynb #668afa13
 RANGES = { # inclusive bounds of the numbers
-    "label_dropout": (0, 1), "n_levels": (1, 1000), "step_b2": (1e-12, 1), "step_r": (1e-6, 10), "ebm_channels": (2, 4096), "ebm_n_blocks": (1, 64), "init_channels": (2, 4096),
+    "label_dropout": (0, 1), "n_levels": (1, 1000), "step_b2": (1e-12, 1), "step_r": (1e-6, 10), "ebm_channels": (2, 4096), "ebm_n_blocks": (1, 64), "patch": (1, 16), "init_channels": (2, 4096),
     "init_n_blocks": (1, 64), "init_dropout": (0, 0.99), "init_groups": (1, 1024), "n_langevin": (0, 10_000), "batch_size": (1, 1_000_000), "steps": (1, 100_000_000),
     "ebm_lr": (0, 1), "init_lr": (0, 1), "ebm_beta1": (0, 0.9999), "warmup": (1, 10_000_000), "init_warmup_offset": (0, 10_000_000), "decay_from": (0, 1), "grad_clip": (1e-9, 1e9),
     "ema": (0, 1), "seed": (0, 2 ** 63 - 1)}
@@ -126,12 +127,13 @@ def build_model(config: Config, # settings
     images, c = len(shape) == 3, config
     if c.conditional and not n_class: raise ValueError(f"conditional is True, but dataset '{c.dataset}' has no labels")
     for part, mult in [("ebm", c.ebm_channel_mult), ("init", c.init_channel_mult)]:
-        if images and shape[1] % 2 ** (len(mult) - 1): raise ValueError(f"{part}_channel_mult {mult} halves {shape[1]} pixels {len(mult) - 1} times; choose fewer factors")
+        if images and shape[1] % (c.patch * 2 ** (len(mult) - 1)):
+            raise ValueError(f"{part}_channel_mult {mult} with patch {c.patch} halves {shape[1]} pixels too often; choose fewer factors or a smaller patch")
     for mult in c.init_channel_mult if images and c.initializer != "absent" else ():
         if (c.init_channels * mult) % c.init_groups: raise ValueError(f"init_groups {c.init_groups} must divide init_channels × mult = {c.init_channels * mult}")
     schedule = dict(n_levels=c.n_levels, logsnr_max=c.logsnr_max, logsnr_min=c.logsnr_min, step_size=c.step_size, step_b2=c.step_b2, step_c=c.step_c, step_r=c.step_r,
                     energy_scale=c.energy_scale)
-    ebm = dict(channels=c.ebm_channels, channel_mult=list(c.ebm_channel_mult), n_blocks=c.ebm_n_blocks, act=c.ebm_act, conditioning=c.ebm_conditioning, spectral=c.ebm_spectral)
+    ebm = dict(channels=c.ebm_channels, channel_mult=list(c.ebm_channel_mult), n_blocks=c.ebm_n_blocks, act=c.ebm_act, conditioning=c.ebm_conditioning, spectral=c.ebm_spectral, patch=c.patch)
     init = dict(channels=c.init_channels, n_blocks=c.init_n_blocks)
-    if images: init.update(channel_mult=list(c.init_channel_mult), attention=list(c.init_attention), dropout=c.init_dropout, groups=c.init_groups)
+    if images: init.update(channel_mult=list(c.init_channel_mult), attention=list(c.init_attention), dropout=c.init_dropout, groups=c.init_groups, patch=c.patch)
     return CDRL(shape, n_class if c.conditional else 0, c.n_langevin, schedule, ebm, None if c.initializer == "absent" else init)

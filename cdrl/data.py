@@ -165,8 +165,10 @@ def load_imagenet32(split: str, root: Path, # data/, with imagenet32/train_data_
 # %% ../nbs/01_data.ipynb #e65cdbd6
 def read_image(path: Path, size: int # side of the square result
               ) -> np.ndarray: # uint8 [3, size, size]
-    "Centre-crop to a square, then resize (antialiased)."
-    with Image.open(path) as im: im = im.convert("RGB")
+    "Centre-crop to a square, then resize (antialiased). Raises `ValueError` if the file is no image."
+    try:
+        with Image.open(path) as im: im = im.convert("RGB")
+    except OSError as e: raise ValueError(f"{path} cannot be read as an image ({type(e).__name__}); it is truncated or of another kind: replace or remove it") from e
     return np.asarray(TF.resize(TF.center_crop(im, min(im.size)), [size, size])).transpose(2, 0, 1)
 
 # %% ../nbs/01_data.ipynb #84cf0708

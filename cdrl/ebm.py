@@ -22,13 +22,14 @@ class EBM(nn.Module):
                  act: str="leaky_relu", # slope 0.2
                  conditioning: str="add", # "add" (paper) or "film"
                  spectral: bool=True, # spectral normalisation of every layer but the last
+                 patch: int=1, # images: side of the squares folded into channels before the first layer (ours; 1: the paper)
                 ):
         super().__init__()
         norm = spectral_norm if spectral else (lambda layer: layer)
         n_dims, dim_emb = len(shape) - 1, 4 * channels
-        self.shape = tuple(shape)
+        self.shape, self.patch = tuple(shape), patch if n_dims else 1
         self.embedding = Embedding(channels, dim_emb, n_class, act, norm)
-        self.stem = norm(layer(shape[0], channels, n_dims))
+        self.stem = norm(layer(shape[0] * self.patch ** 2, channels, n_dims))
         self.blocks, c_in = nn.ModuleList(), channels
         for k, mult in enumerate(channel_mult):
             if k and n_dims: self.blocks.append(nn.AvgPool2d(2))
@@ -49,7 +50,7 @@ class EBM(nn.Module):
              cond: list[Tensor] # from `condition`
             ) -> Tensor: # [B]
         "f for fixed conditions: what a Langevin step repeats, eq. (1)."
-        h = self.stem(y)
+        h = self.stem(F.pixel_unshuffle(y, self.patch) if self.patch > 1 else y)
         for block, c in zip(self.blocks, cond): h = block(h) if c is None else block(h, c)
         h = F.relu(h) if h.dim() == 2 else F.relu(h).sum((2, 3))
         return (h * cond[-1]).sum(1)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['repo_root', 'read_parameters', 'commit', 'Run', 'check_run_name', 'find_run', 'open_run', 'device_name',
-           'write_manifest', 'pick_device', 'make_evaluator', 'spread_labels', 'Progress']
+           'write_manifest', 'pick_device', 'make_evaluator', 'spread_labels', 'Progress', 'read_report', 'report_row',
+           'report_table']
 
 # %% ../nbs/13_experiment.ipynb #4ee01cc8
 import json
@@ -190,3 +191,30 @@ class Progress:
         "History and checkpoint only."
         self.run.write_csv("history.csv", trainer.history); self.run.write_csv("quality.csv", trainer.notes.get("quality", []))
         trainer.save_checkpoint(self.run.checkpoint)
+
+# %% ../nbs/13_experiment.ipynb #ee1a48ea
+def read_report(run: str, # folder under reports/
+                name: str="metrics.json") -> dict:
+    "A JSON file of a committed run. Raises `FileNotFoundError` that says how to make it."
+    path = repo_root() / "reports" / run / name
+    if not path.exists(): raise FileNotFoundError(f"no {name} in reports/{run}; the run has not been made or is not finished")
+    return json.loads(path.read_text())
+
+# %% ../nbs/13_experiment.ipynb #6cb10df0
+def report_row(run: str) -> dict: # column: text
+    "One finished training run as a row: its metrics, the same for real test images and for the initializer alone."
+    m, manifest = read_report(run), read_report(run, "manifest.json")
+    alone, floor = m["initializer_alone"] or {}, m.get("real_test") or m["exact_samples"]
+    keys = {"fd_classifier": "FD-classifier", "fd_lite0": "FD-lite0", "inside": "inside", "histogram_kl": "histogram KL"}
+    cell = lambda d: "; ".join(f"{label} {d[k]:.3g}" for k, label in keys.items() if k in d)
+    return {"run": f"[{run}](../reports/{run})", "training": f"{m['train_minutes']:.1f} min, {m['steps']:,} it.", f"{'samples'}": f"{cell(m)} ({m['n_samples']:,})", "initializer alone": cell(alone),
+            "test images": f"{cell(floor)} ({m.get('n_real_test', m['n_samples']):,})", "device": f"{manifest['device']}, {manifest['threads']} threads"}
+
+# %% ../nbs/13_experiment.ipynb #39b64b9d
+def report_table(runs=None # names under reports/; None: all training runs
+                ):
+    "A markdown table of training runs, for the front page."
+    from IPython.display import Markdown
+    runs = runs or sorted(f.parent.name for f in (repo_root() / "reports").glob("*/metrics.json") if "train_minutes" in json.loads(f.read_text()))
+    rows = [report_row(r) for r in runs]
+    return Markdown("\n".join(["| " + " | ".join(rows[0]) + " |", "| " + " | ".join("---" for _ in rows[0]) + " |", *("| " + " | ".join(r.values()) + " |" for r in rows)]))

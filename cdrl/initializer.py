@@ -22,13 +22,14 @@ class UNet(nn.Module):
                  attention: tuple=(16, 8), # resolutions with self-attention
                  dropout: float=0.1, # in every residual block
                  groups: int=32, # of the group normalisations
+                 patch: int=1, # side of the squares folded into channels (ours; 1: the paper); `attention` counts what is left
                 ):
         super().__init__()
-        dim_emb, size, last = 4 * channels, shape[1], len(channel_mult) - 1
-        self.shape, self.embedding = tuple(shape), Embedding(channels, dim_emb, n_class, "silu")
+        dim_emb, size, last = 4 * channels, shape[1] // patch, len(channel_mult) - 1
+        self.shape, self.patch, self.embedding = tuple(shape), patch, Embedding(channels, dim_emb, n_class, "silu")
         block = lambda c_in, c_out, resample=None: UNetBlock(c_in, c_out, dim_emb, resample, dropout, groups)
         attend = lambda c, size: [SelfAttention(c, groups)] if size in attention else []
-        self.stem = nn.Conv2d(shape[0], channels, 3, padding=1)
+        self.stem = nn.Conv2d(shape[0] * patch ** 2, channels, 3, padding=1)
         self.downs, self.ups, skips, c = nn.ModuleList(), nn.ModuleList(), [channels], channels
         for k, mult in enumerate(channel_mult):
             stage = []
@@ -47,7 +48,7 @@ class UNet(nn.Module):
                 c = channels * mult
             if k: stage.append(block(c, c, "up")); size *= 2
             self.ups.append(nn.ModuleList(stage))
-        self.norm, self.final = nn.GroupNorm(groups, c), nn.Conv2d(c, shape[0], 3, padding=1)
+        self.norm, self.final = nn.GroupNorm(groups, c), nn.Conv2d(c, shape[0] * patch ** 2, 3, padding=1)
         nn.init.zeros_(self.final.weight); nn.init.zeros_(self.final.bias)
 
     def forward(self, x: Tensor, # [B, C, H, W] x_{t+1}
@@ -55,7 +56,7 @@ class UNet(nn.Module):
                 label: Tensor|int|None=None # [B] in -1 … n_class-1
                ) -> Tensor:
         emb = self.embedding(logsnr, label)
-        h = self.stem(x)
+        h = self.stem(F.pixel_unshuffle(x, self.patch))
         skips = [h]
         for stage in self.downs:
             for m, following in zip(stage, [*stage[1:], None]):
@@ -66,7 +67,7 @@ class UNet(nn.Module):
             for m in stage:
                 takes_skip = isinstance(m, UNetBlock) and not isinstance(m.resample, nn.Upsample)
                 h = m(torch.cat([h, skips.pop()], dim=1) if takes_skip else h, emb)
-        return x + self.final(F.silu(self.norm(h)))
+        return x + F.pixel_shuffle(self.final(F.silu(self.norm(h))), self.patch)
 
 # %% ../nbs/04_initializer.ipynb #70c2bd59
 class PointInitializer(nn.Module):

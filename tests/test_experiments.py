@@ -1,0 +1,106 @@
+"""Every experiment runs end to end through papermill, leaves what it promises, resumes bit for bit, and refuses what it does not know."""
+import json
+import subprocess
+import sys
+import time
+
+import nbformat
+import pandas as pd
+import papermill
+import psutil
+import pytest
+import torch
+from papermill.exceptions import PapermillExecutionError
+from safetensors.torch import load_file
+
+from cdrl.config import Config
+from cdrl.model import CDRL
+from conftest import ROOT, TINY
+
+EXPERIMENTS = [nb for nb in sorted((ROOT / "nbs").glob("*.ipynb")) if not nb.name[:2].isdigit() and nb.stem != "index"]
+FILES = {"params.yaml", "metrics.json", "history.csv", "manifest.json", "model", "figures", "quality.csv", "checkpoint.pt"}
+POINTS = {k: v for k, v in TINY.items() if k not in ("n_reference", "n_progress", "ebm_channel_mult", "init_channel_mult")}
+
+
+@pytest.mark.parametrize("nb", EXPERIMENTS, ids=lambda nb: nb.stem)
+def test_experiments_are_stored_clean(nb):
+    cells = nbformat.read(nb, as_version=4).cells
+    assert sum("parameters" in c.metadata.get("tags", []) for c in cells) == 1
+    assert not any(c.get("outputs") for c in cells) and "skip_exec: true" in cells[0].source
+
+
+def test_every_setting_is_a_parameter_of_train():
+    known = papermill.inspect_notebook(str(ROOT / "nbs/train.ipynb"))
+    missing = set(Config.__dataclass_fields__) - set(known)
+    assert not missing, f"{missing} cannot be set with -p: add them to the parameters cell of nbs/train.ipynb"
+
+
+@pytest.mark.parametrize("extra", [dict(), dict(conditional=True), dict(initializer="absent"), dict(energy_scale="langevin", step_size="paper", precision="bf16")], ids=["default", "conditional", "drl", "paper-scale"])
+def test_train(notebook, extra):
+    run = notebook("train", **{**TINY, **extra}) / "digits"
+    assert {p.name for p in run.iterdir()} == FILES
+    metrics, manifest = (json.loads((run / f"{n}.json").read_text()) for n in ("metrics", "manifest"))
+    assert metrics["fd_classifier"] > 0 and metrics["real_test"]["fd_lite0"] > 0 and metrics["n_samples"] == 32 and "digits" in metrics["reference"]
+    assert ("class_accuracy" in metrics) == bool(extra.get("conditional")) and (metrics["initializer_alone"] is None) == (extra.get("initializer") == "absent")
+    assert manifest["seed"] == 0 and manifest["threads"] >= 1 and manifest["commit"] and manifest["wall_seconds"] > 0
+    assert {p.stem for p in (run / "figures").iterdir()} >= {"levels", "quality", "progress", "walk", "samples", "nearest"}
+    model = CDRL.from_pretrained(run / "model")
+    assert model.sample(2, label=3 if model.n_class else None, seed=0).shape == (2, 1, 8, 8)
+
+
+def test_train_points_and_two_runs_side_by_side(notebook):
+    for name in ("checkerboard", "checkerboard-2"):
+        run = notebook("train", dataset="checkerboard", **POINTS, n_progress=32) / name
+        assert {"inside", "histogram_kl"} <= set(json.loads((run / "metrics.json").read_text()))
+
+
+def test_checkerboard(notebook):
+    run = notebook("checkerboard", **POINTS) / "checkerboard"
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert len(metrics["kl_levels"]) == 6 and metrics["kl_level0_grid"] > 0 and FILES == {p.name for p in run.iterdir()}
+
+
+def test_classifier(notebook):
+    run = notebook("classifier", steps=60) / "classifier-digits"
+    assert json.loads((run / "metrics.json").read_text())["accuracy"] > 0.5
+
+
+def test_killed_and_resumed_is_bit_identical(notebook, tmp_path):
+    settings = {**TINY, "steps": 60, "checkpoint_every": 5, "snapshots": 4}
+    whole = notebook("train", run="whole", **settings) / "whole"
+    reports, args = whole.parent, [a for k, v in settings.items() if not isinstance(v, list) for a in ("-p", k, str(v))]
+    args += [a for k, v in settings.items() if isinstance(v, list) for a in ("-y", f"{k}: {v}")]
+    process = subprocess.Popen([sys.executable, "-m", "papermill", "nbs/train.ipynb", str(tmp_path / "killed.ipynb"), "-p", "run", "killed", "-p", "reports", str(reports), *args],
+                               cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not (reports / "killed/checkpoint.pt").exists():
+        assert time.time() < deadline and process.poll() is None, "no checkpoint was written"
+        time.sleep(0.02)
+    family = [process, *psutil.Process(process.pid).children(recursive=True)]
+    for p in reversed(family): p.kill()
+    process.wait(); psutil.wait_procs(family[1:], timeout=10)
+    assert torch.load(reports / "killed/checkpoint.pt", weights_only=True)["step"] < 60 and not (reports / "killed/metrics.json").exists()
+    notebook("train", run="killed", resume=True, **settings)
+    a, b = (load_file(reports / r / "model/model.safetensors") for r in ("whole", "killed"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    h = [pd.read_csv(reports / r / "history.csv").drop(columns="seconds") for r in ("whole", "killed")]
+    pd.testing.assert_frame_equal(*h)
+
+
+def test_a_run_of_another_preset_is_left_untouched(notebook):
+    run = notebook("train", run="mine", **TINY) / "mine"
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    for extra in (dict(), dict(resume=True), dict(resume=True, dataset="checkerboard")):
+        with pytest.raises(PapermillExecutionError): notebook("train", run="mine", **{**TINY, **extra})
+    assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("parameters, message", [
+    (dict(dataset="cifar"), "dataset 'cifar' has no preset; choose one of checkerboard, digits"),
+    (dict(learning_rate=0.1), "parameter 'learning_rate' is unknown"), (dict(steps=-1), "steps is -1; it must be in 1"), (dict(ebm_lr="fast"), "expected a float"),
+    (dict(run="../outside"), "run name '../outside' is not allowed"), (dict(n_samples=3), "at least 32"), (dict(dataset="imagenet32"), "train_data_batch_1"),
+    (dict(ebm_lr=1.0, steps=200, energy_scale="langevin", step_size="paper", grad_clip=1e9), "training diverged")])
+def test_train_refuses(notebook, tmp_path, parameters, message):
+    with pytest.raises(PapermillExecutionError) as e: notebook("train", **{**TINY, "data": str(tmp_path / "none"), **parameters})
+    assert message in e.value.evalue
+    assert not list((tmp_path / "reports").glob("*/metrics.json")) and not list(tmp_path.rglob("*.partial"))
