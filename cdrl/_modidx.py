@@ -48,6 +48,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/cdrl', 'doc_host': '', 'gi
                                  'cdrl.experiment.Run.save_figure': ('experiment.html#run.save_figure', 'cdrl/experiment.py'),
                                  'cdrl.experiment.Run.write_csv': ('experiment.html#run.write_csv', 'cdrl/experiment.py'),
                                  'cdrl.experiment.Run.write_json': ('experiment.html#run.write_json', 'cdrl/experiment.py'),
+                                 'cdrl.experiment.check_counts': ('experiment.html#check_counts', 'cdrl/experiment.py'),
                                  'cdrl.experiment.check_run_name': ('experiment.html#check_run_name', 'cdrl/experiment.py'),
                                  'cdrl.experiment.commit': ('experiment.html#commit', 'cdrl/experiment.py'),
                                  'cdrl.experiment.device_name': ('experiment.html#device_name', 'cdrl/experiment.py'),

@@ -34,7 +34,8 @@ class Config:
     ebm_act: str = "leaky_relu"            # activation
     ebm_conditioning: str = "add"          # "add" or "film"
     ebm_spectral: bool = True              # spectral normalisation
-    patch: int = 1                         # squares of pixels folded into channels, in both networks
+    patch: int = 1                         # images: squares of pixels folded into channels, in both networks
+    input_scale: float = 1.0               # points: factor on the input of both networks
     # initializer (notebook 04)
     initializer: str = "cooperative"       # "cooperative", "clean" (taught by data), "frozen" or "absent" (DRL)
     init_channels: int = 64                # C of the first resolution
@@ -78,7 +79,7 @@ PRESETS = {
 
 # %% ../nbs/08_config.ipynb #668afa13
 RANGES = { # inclusive bounds of the numbers
-    "label_dropout": (0, 1), "n_levels": (1, 1000), "step_b2": (1e-12, 1), "step_r": (1e-6, 10), "ebm_channels": (2, 4096), "ebm_n_blocks": (1, 64), "patch": (1, 16), "init_channels": (2, 4096),
+    "label_dropout": (0, 1), "n_levels": (1, 1000), "step_b2": (1e-12, 1), "step_r": (1e-6, 10), "ebm_channels": (2, 4096), "ebm_n_blocks": (1, 64), "patch": (1, 16), "input_scale": (1e-3, 1e3), "init_channels": (2, 4096),
     "init_n_blocks": (1, 64), "init_dropout": (0, 0.99), "init_groups": (1, 1024), "n_langevin": (0, 10_000), "batch_size": (1, 1_000_000), "steps": (1, 100_000_000),
     "ebm_lr": (0, 1), "init_lr": (0, 1), "ebm_beta1": (0, 0.9999), "warmup": (1, 10_000_000), "init_warmup_offset": (0, 10_000_000), "decay_from": (0, 1), "grad_clip": (1e-9, 1e9),
     "ema": (0, 1), "seed": (0, 2 ** 63 - 1)}
@@ -133,7 +134,8 @@ def build_model(config: Config, # settings
         if (c.init_channels * mult) % c.init_groups: raise ValueError(f"init_groups {c.init_groups} must divide init_channels × mult = {c.init_channels * mult}")
     schedule = dict(n_levels=c.n_levels, logsnr_max=c.logsnr_max, logsnr_min=c.logsnr_min, step_size=c.step_size, step_b2=c.step_b2, step_c=c.step_c, step_r=c.step_r,
                     energy_scale=c.energy_scale)
-    ebm = dict(channels=c.ebm_channels, channel_mult=list(c.ebm_channel_mult), n_blocks=c.ebm_n_blocks, act=c.ebm_act, conditioning=c.ebm_conditioning, spectral=c.ebm_spectral, patch=c.patch)
+    ebm = dict(channels=c.ebm_channels, channel_mult=list(c.ebm_channel_mult), n_blocks=c.ebm_n_blocks, act=c.ebm_act, conditioning=c.ebm_conditioning, spectral=c.ebm_spectral)
     init = dict(channels=c.init_channels, n_blocks=c.init_n_blocks)
-    if images: init.update(channel_mult=list(c.init_channel_mult), attention=list(c.init_attention), dropout=c.init_dropout, groups=c.init_groups, patch=c.patch)
+    for part in (ebm, init): part.update(patch=c.patch) if images else part.update(input_scale=c.input_scale)
+    if images: init.update(channel_mult=list(c.init_channel_mult), attention=list(c.init_attention), dropout=c.init_dropout, groups=c.init_groups)
     return CDRL(shape, n_class if c.conditional else 0, c.n_langevin, schedule, ebm, None if c.initializer == "absent" else init)

@@ -76,11 +76,12 @@ class PointInitializer(nn.Module):
                  n_class: int=0, # 0: unconditional
                  channels: int=128, # width
                  n_blocks: int=3, # residual blocks
+                 input_scale: float=1.0, # factor on the network's input
                 ):
         super().__init__()
-        self.shape, self.embedding = tuple(shape), Embedding(channels, 4 * channels, n_class, "silu")
+        self.shape, self.input_scale, self.embedding = tuple(shape), input_scale, Embedding(channels, channels, n_class, "silu")
         self.stem = nn.Linear(shape[0], channels)
-        self.blocks = nn.ModuleList(EnergyBlock(channels, channels, 4 * channels, "silu", "film", n_dims=0) for _ in range(n_blocks))
+        self.blocks = nn.ModuleList(EnergyBlock(channels, channels, channels, "silu", "film", n_dims=0) for _ in range(n_blocks))
         self.final = nn.Linear(channels, shape[0])
         nn.init.zeros_(self.final.weight); nn.init.zeros_(self.final.bias)
 
@@ -88,7 +89,7 @@ class PointInitializer(nn.Module):
                 logsnr: Tensor, # [B] λ_{t+1}
                 label: Tensor|int|None=None # [B] in -1 … n_class-1
                ) -> Tensor:
-        emb, h = self.embedding(logsnr, label), self.stem(x)
+        emb, h = self.embedding(logsnr, label), self.stem(self.input_scale * x)
         for block in self.blocks: h = block(h, block.condition(emb))
         return x + self.final(F.silu(h))
 

