@@ -87,6 +87,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/cdrl', 'doc_host': '', 'gi
                              'cdrl.layers.UNetBlock.forward': ('layers.html#unetblock.forward', 'cdrl/layers.py'),
                              'cdrl.layers.activation': ('layers.html#activation', 'cdrl/layers.py'),
                              'cdrl.layers.frozen': ('layers.html#frozen', 'cdrl/layers.py'),
+                             'cdrl.layers.group_norm': ('layers.html#group_norm', 'cdrl/layers.py'),
                              'cdrl.layers.layer': ('layers.html#layer', 'cdrl/layers.py'),
                              'cdrl.layers.one_hot_label': ('layers.html#one_hot_label', 'cdrl/layers.py'),
                              'cdrl.layers.sinusoidal_embedding': ('layers.html#sinusoidal_embedding', 'cdrl/layers.py')},

@@ -9,7 +9,7 @@ __all__ = ['UNet', 'PointInitializer', 'draw_initial']
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .layers import Embedding, EnergyBlock, SelfAttention, UNetBlock
+from .layers import Embedding, EnergyBlock, SelfAttention, UNetBlock, group_norm
 
 # %% ../nbs/04_initializer.ipynb #9f659a5c
 class UNet(nn.Module):
@@ -48,7 +48,7 @@ class UNet(nn.Module):
                 c = channels * mult
             if k: stage.append(block(c, c, "up")); size *= 2
             self.ups.append(nn.ModuleList(stage))
-        self.norm, self.final = nn.GroupNorm(groups, c), nn.Conv2d(c, shape[0] * patch ** 2, 3, padding=1)
+        self.norm, self.final = group_norm(groups, c), nn.Conv2d(c, shape[0] * patch ** 2, 3, padding=1)
         nn.init.zeros_(self.final.weight); nn.init.zeros_(self.final.bias)
 
     def forward(self, x: Tensor, # [B, C, H, W] x_{t+1}
