@@ -207,7 +207,7 @@ def official_sizes(pi: dict, p: dict # the two state dicts, without "module."
     "Read the networks' sizes from the shapes of a checkpoint. Raises `KeyError` for a name that is not there."
     size = lambda d, key: tuple(d[key].shape)
     channels, c_in = size(pi, "module_list.0.weight_orig")[:2]
-    index = sorted({int(k.split(".")[1]) for k in pi if re.match(r"module_list\.\d+\.conv1\.bias", k)})
+    index = sorted({int(k.split(".")[1]) for k in pi if re.match(r"module_list\.[1-9]\d*\.", k)})
     first = [i for i in index if i - 1 not in index]                                 # pooling layers leave gaps in the numbering
     downs = sorted({int(k.split(".")[1]) for k in p if k.startswith("downs.")})
     per_stage = len({k.split(".")[2] for k in p if re.match(r"downs\.0\.\d+\.conv1", k)}) - (len(downs) > 1)

@@ -79,7 +79,8 @@ def plot_quality(rows: list, # of dicts: step, seconds, and metrics
         ax.plot(d.seconds / 60, d[k], "o-", ms=3)
         if k in floors: ax.axhline(floors[k], color="k", ls="--", lw=0.8, label="test images"); ax.legend()
         ax.set(xlabel="training time, minutes", ylabel=label)
-        if (d[k] > 0).all(): ax.set_yscale("log")
+        finite = d[k][np.isfinite(d[k])]                   # a histogram KL is infinite while a bin is empty
+        if len(finite) and (finite > 0).all(): ax.set_yscale("log")
     fig.tight_layout(pad=0.4)
     return fig
 

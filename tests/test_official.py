@@ -87,7 +87,7 @@ def test_full_size_layouts_load(tmp_path, name, n_class, n_blocks):
 def broken(small, what):
     pi, p = (dict(d) for d in small)
     file = authors_file(pi, p)
-    if what == "missing key": del file["pi_state_dict"]["module.module_list.3.conv1.bias"]
+    if what == "missing key": del file["pi_state_dict"]["module.module_list.3.conv2.bias"]
     if what == "missing tensor": del file["p_state_dict"]["module.norm.weight"]; file["p_ema_state_dict"] = file["p_ema_state_dict"] | {"shadow_params": file["p_ema_state_dict"]["shadow_params"][:-1]}
     if what == "extra key": file["p_state_dict"]["module.extra.weight"] = torch.zeros(1)
     if what == "shape": file["pi_state_dict"]["module.module_list.1.conv2.bias"] = torch.zeros(7)
