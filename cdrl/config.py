@@ -67,7 +67,7 @@ SMALL = dict(energy_scale="noise", step_size="posterior", ebm_act="silu", ebm_co
 # %% ../nbs/08_config.ipynb #3a4d64aa
 PRESETS = {
     "checkerboard": dict(SMALL, dataset="checkerboard", input_scale=8.0, logsnr_max=8.0, ebm_channels=128, ebm_channel_mult=(1,), ebm_n_blocks=2, init_channels=128, init_n_blocks=3,
-                         ebm_lr=1e-3, decay_from=0.4, batch_size=512, steps=11_000),
+                         ebm_lr=5e-4, decay_from=0.4, batch_size=256, steps=8_000),
     "digits": dict(SMALL, dataset="digits", ebm_channels=32, ebm_channel_mult=(1, 2), ebm_n_blocks=2, init_channels=32, init_channel_mult=(1, 1), init_n_blocks=1, init_attention=(4,),
                    init_groups=8, init_dropout=0.0, logsnr_max=6.0, steps=3_200),
     "fashion_mnist": dict(SMALL, dataset="fashion_mnist", patch=2, ebm_channels=32, ebm_channel_mult=(1, 2, 4), ebm_n_blocks=1, init_channels=32, init_channel_mult=(1, 2),
