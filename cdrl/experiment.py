@@ -216,7 +216,7 @@ def report_row(run: str) -> dict: # column: text
     alone, floor = m["initializer_alone"] or {}, m.get("real_test") or m["exact_samples"]
     keys = {"fd_classifier": "FD-classifier", "fd_lite0": "FD-lite0", "inside": "inside", "histogram_kl": "histogram KL"}
     cell = lambda d: "; ".join(f"{label} {d[k]:.3g}" for k, label in keys.items() if k in d)
-    return {"run": f"[{run}](../reports/{run})", "training": f"{m['train_minutes']:.1f} min, {m['steps']:,} it.", f"{'samples'}": f"{cell(m)} ({m['n_samples']:,})", "initializer alone": cell(alone),
+    return {"run": f"[{run}](../reports/{run})", "training": f"{m['train_minutes']:.1f} min, {m['steps']:,} it.", "samples": f"{cell(m)} ({m['n_samples']:,})", "initializer alone": cell(alone),
             "test images": f"{cell(floor)} ({m.get('n_real_test', m['n_samples']):,})", "device": f"{manifest['device']}, {manifest['threads']} threads"}
 
 # %% ../nbs/13_experiment.ipynb #ec9bcdba
