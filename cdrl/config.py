@@ -36,6 +36,7 @@ class Config:
     ebm_spectral: bool = True              # spectral normalisation
     patch: int = 1                         # images: squares of pixels folded into channels, in both networks
     input_scale: float = 1.0               # points: factor on the input of both networks
+    fourier: float = 0.0                   # points: std of random Fourier frequencies, cycles per unit; 0: none
     # initializer (notebook 04)
     initializer: str = "cooperative"       # "cooperative", "clean" (taught by data), "frozen" or "absent" (DRL)
     init_channels: int = 64                # C of the first resolution
@@ -46,6 +47,8 @@ class Config:
     init_groups: int = 32                  # groups of the group normalisation
     # training (Algorithm 1)
     n_langevin: int = 15                   # K
+    metropolis: bool = False               # accept or reject each Langevin step
+    level_weights: tuple = ()              # how often each level is trained, t = 0 … T-1; (): equally
     variance_reduction: bool = True        # one noise for both levels of a pair
     batch_size: int = 256                  # 8 × 32
     steps: int = 500_000                   # iterations
@@ -57,7 +60,7 @@ class Config:
     decay_from: float = 1.0                # share of the steps after which both rates fall linearly to 0; 1: never
     grad_clip: float = 1.0                 # largest norm of each network's gradient
     ema: float = 0.9999                    # decay of the moving average of the weights
-    precision: str = "fp32"                # "bf16": autocast in the Langevin chains of training (sampling stays fp32)
+    precision: str = "fp32"                # "bf16": convolutions of training in bf16 (weights and sampling stay fp32)
     seed: int = 0                          # of weights, data order and noise
 
 # %% ../nbs/08_config.ipynb #5a739115
@@ -71,7 +74,7 @@ PRESETS = {
     "digits": dict(SMALL, dataset="digits", ebm_channels=32, ebm_channel_mult=(1, 2), ebm_n_blocks=2, init_channels=32, init_channel_mult=(1, 1), init_n_blocks=1, init_attention=(4,),
                    init_groups=8, init_dropout=0.0, logsnr_max=6.0, steps=3_200),
     "fashion_mnist": dict(SMALL, dataset="fashion_mnist", patch=2, ebm_channels=32, ebm_channel_mult=(1, 2, 4), ebm_n_blocks=1, init_channels=32, init_channel_mult=(1, 2),
-                          init_n_blocks=1, init_attention=(8,), init_groups=8, init_dropout=0.0, logsnr_max=6.0, batch_size=64, steps=6_000, precision="bf16"),
+                          init_n_blocks=1, init_attention=(8,), init_groups=8, init_dropout=0.0, logsnr_max=6.0, batch_size=64, steps=8_500, ema=0.999, precision="bf16"),
     "cifar10": dict(),
     "cifar10_large": dict(ebm_channels=256, init_channels=128),
     "imagenet32": dict(dataset="imagenet32", conditional=True, init_n_blocks=2, steps=1_000_000),
@@ -80,7 +83,7 @@ PRESETS = {
 
 # %% ../nbs/08_config.ipynb #668afa13
 RANGES = { # inclusive bounds of the numbers
-    "label_dropout": (0, 1), "n_levels": (1, 1000), "step_b2": (1e-12, 1), "step_r": (1e-6, 10), "ebm_channels": (2, 4096), "ebm_n_blocks": (1, 64), "patch": (1, 16), "input_scale": (1e-3, 1e3), "init_channels": (2, 4096),
+    "label_dropout": (0, 1), "n_levels": (1, 1000), "step_b2": (1e-12, 1), "step_r": (1e-6, 10), "ebm_channels": (2, 4096), "ebm_n_blocks": (1, 64), "patch": (1, 16), "input_scale": (1e-3, 1e3), "fourier": (0, 1e3), "init_channels": (2, 4096),
     "init_n_blocks": (1, 64), "init_dropout": (0, 0.99), "init_groups": (1, 1024), "n_langevin": (0, 10_000), "batch_size": (1, 1_000_000), "steps": (1, 100_000_000),
     "ebm_lr": (0, 1), "init_lr": (0, 1), "ebm_beta1": (0, 0.9999), "warmup": (1, 10_000_000), "init_warmup_offset": (0, 10_000_000), "decay_from": (0, 1), "grad_clip": (1e-9, 1e9),
     "ema": (0, 1), "seed": (0, 2 ** 63 - 1)}
@@ -118,6 +121,8 @@ def get_config(preset: str="digits", # a key of PRESETS, or folder:PATH (with th
     config = replace(Config(), **{k: check_value(k, v, kinds[k]) for k, v in {**base, **given}.items()})
     if config.logsnr_max <= config.logsnr_min: raise ValueError(f"logsnr_max ({config.logsnr_max}) must be larger than logsnr_min ({config.logsnr_min})")
     if config.init_warmup_offset > config.warmup: raise ValueError(f"init_warmup_offset ({config.init_warmup_offset}) must not exceed warmup ({config.warmup})")
+    if config.level_weights and (len(config.level_weights) != config.n_levels or min(config.level_weights) < 0 or not sum(config.level_weights)):
+        raise ValueError(f"level_weights is {config.level_weights}; it must be empty or hold n_levels = {config.n_levels} numbers of at least 0, not all 0")
     return config
 
 # %% ../nbs/08_config.ipynb #da16a4e5
@@ -137,6 +142,6 @@ def build_model(config: Config, # settings
                     energy_scale=c.energy_scale)
     ebm = dict(channels=c.ebm_channels, channel_mult=list(c.ebm_channel_mult), n_blocks=c.ebm_n_blocks, act=c.ebm_act, conditioning=c.ebm_conditioning, spectral=c.ebm_spectral)
     init = dict(channels=c.init_channels, n_blocks=c.init_n_blocks)
-    for part in (ebm, init): part.update(patch=c.patch) if images else part.update(input_scale=c.input_scale)
+    for part in (ebm, init): part.update(patch=c.patch) if images else part.update(input_scale=c.input_scale, fourier=c.fourier)
     if images: init.update(channel_mult=list(c.init_channel_mult), attention=list(c.init_attention), dropout=c.init_dropout, groups=c.init_groups)
-    return CDRL(shape, n_class if c.conditional else 0, c.n_langevin, schedule, ebm, None if c.initializer == "absent" else init)
+    return CDRL(shape, n_class if c.conditional else 0, c.n_langevin, schedule, ebm, None if c.initializer == "absent" else init, c.metropolis)

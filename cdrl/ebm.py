@@ -9,7 +9,8 @@ __all__ = ['EBM', 'value_and_grad']
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .layers import Embedding, EnergyBlock, layer, spectral_norm
+from fastcore.basics import patch
+from .layers import Embedding, EnergyBlock, PointFeatures, affine, layer, spectral_norm
 
 # %% ../nbs/03_ebm.ipynb #769a4a80
 class EBM(nn.Module):
@@ -24,14 +25,15 @@ class EBM(nn.Module):
                  spectral: bool=True, # spectral normalisation of every layer but the last
                  patch: int=1, # images: side of the squares folded into channels before the first layer (ours; 1: the paper)
                  input_scale: float=1.0, # points: factor on the input; a larger one lets the network draw sharper edges
+                 fourier: float=0.0, # points: standard deviation of random Fourier frequencies, cycles per unit (ours; 0: none)
                 ):
         super().__init__()
         norm = spectral_norm if spectral else (lambda layer: layer)
         n_dims = len(shape) - 1
         dim_emb = 4 * channels if n_dims else channels
-        self.shape, self.patch, self.input_scale = tuple(shape), patch if n_dims else 1, input_scale
+        self.shape, self.features = tuple(shape), PointFeatures(shape[0], input_scale, fourier) if not n_dims else nn.PixelUnshuffle(patch) if patch > 1 else nn.Identity()
         self.embedding = Embedding(channels, dim_emb, n_class, act, norm)
-        self.stem = norm(layer(shape[0] * self.patch ** 2, channels, n_dims))
+        self.stem = norm(layer(shape[0] * patch ** 2 if n_dims else self.features.n_out, channels, n_dims))
         self.blocks, c_in = nn.ModuleList(), channels
         for k, mult in enumerate(channel_mult):
             if k and n_dims: self.blocks.append(nn.AvgPool2d(2))
@@ -40,25 +42,53 @@ class EBM(nn.Module):
                 c_in = channels * mult
         self.head = nn.Linear(dim_emb, c_in, bias=False)
         self.act = self.blocks[0].act
+    def forward(self, y: Tensor, # [B, …]
+                logsnr: Tensor, # [B]; or [R] levels, if `level` says which is whose
+                label: Tensor|int|None=None, # [B] in -1 … n_class-1
+                level: Tensor|None=None # [B] long
+               ) -> Tensor: # [B]
+        return self.fix(logsnr, label, level)(y)
 
-    def condition(self, logsnr: Tensor, # [B]
-                  label: Tensor|int|None=None # [B] in -1 … n_class-1
-                 ) -> list[Tensor]: # one tensor a block, and the readout vector
-        "All that depends on level and label alone."
-        emb = self.embedding(logsnr, label)
-        return [b.condition(emb) if isinstance(b, EnergyBlock) else None for b in self.blocks] + [self.head(self.act(emb))]
+# %% ../nbs/03_ebm.ipynb #ed38273c
+@patch
+def condition(self: EBM, logsnr: Tensor, # [B]; or [R] levels, if `level` says which is whose
+              label: Tensor|int|None=None, # [B] in -1 … n_class-1
+              level: Tensor|None=None # [B] long: sample i has log-SNR logsnr[level[i]]
+             ) -> list[tuple]: # tensors of each block, and the readout vector
+    "All that depends on level and label alone. One label for all: computed once a level, then handed out to the samples."
+    late = level is not None and not isinstance(label, Tensor)
+    emb = self.embedding(logsnr, label, None if late else level)
+    cond = [b.condition(emb) if isinstance(b, EnergyBlock) else None for b in self.blocks] + [(self.head(self.act(emb)),)]
+    return [c and tuple(v.index_select(0, level) for v in c) for c in cond] if late else cond
 
-    def body(self, y: Tensor, # [B, …]
-             cond: list[Tensor] # from `condition`
-            ) -> Tensor: # [B]
-        "f for fixed conditions: what a Langevin step repeats, eq. (1)."
-        h = self.stem(F.pixel_unshuffle(y, self.patch) if self.patch > 1 else y * self.input_scale)
-        for block, c in zip(self.blocks, cond): h = block(h) if c is None else block(h, c)
-        h = F.relu(h) if h.dim() == 2 else F.relu(h).sum((2, 3))
-        return (h * cond[-1]).sum(1)
+# %% ../nbs/03_ebm.ipynb #16e3f9db
+@patch
+def weights(self: EBM) -> list[tuple]: # (W, b) of the first layer, and the matrices of each block
+    "All that depends on the parameters alone: spectrally normalised, gains multiplied in."
+    return [(self.stem.weight, self.stem.bias)] + [b.weights() if isinstance(b, EnergyBlock) else None for b in self.blocks]
 
-    def forward(self, y: Tensor, logsnr: Tensor, label: Tensor|int|None=None) -> Tensor:
-        return self.body(y, self.condition(logsnr, label))
+# %% ../nbs/03_ebm.ipynb #7e5053c0
+@patch
+def body(self: EBM, y: Tensor, # [B, …]
+         cond: list[tuple], weights: list[tuple] # from `condition` and `weights`
+        ) -> Tensor: # [B]
+    "f for fixed conditions and weights: what a Langevin step repeats, eq. (1). Computed in the precision of the weights, summed in that of the readout."
+    readout, = cond[-1]
+    h = affine(self.features(y).to(weights[0][0].dtype), *weights[0])
+    for block, c, w in zip(self.blocks, cond, weights[1:]): h = block(h) if c is None else block(h, c, w)
+    h = F.relu(h).to(readout.dtype) if h.dim() == 2 else F.relu(h).sum((2, 3)).to(readout.dtype)
+    return (h * readout).sum(1)
+
+# %% ../nbs/03_ebm.ipynb #9a3ab81b
+@patch
+def fix(self: EBM, logsnr: Tensor, label: Tensor|int|None=None, level: Tensor|None=None, # as in `condition`
+        dtype: torch.dtype|None=None # of the convolutions, e.g. torch.bfloat16; None: of the parameters
+       ): # callable y [B, …] → f(y) [B]
+    "f as a function of y alone, with everything else computed once."
+    cast = lambda v: tuple(map(cast, v)) if isinstance(v, tuple) else v if v is None or dtype is None else v.to(dtype)
+    cond, weights = self.condition(logsnr, label, level), [cast(w) for w in self.weights()]
+    cond = [cast(c) for c in cond[:-1]] + cond[-1:]
+    return lambda y: self.body(y, cond, weights)
 
 # %% ../nbs/03_ebm.ipynb #e8e65835
 def value_and_grad(f, # callable y → [B]

@@ -9,7 +9,7 @@ __all__ = ['UNet', 'PointInitializer', 'draw_initial']
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .layers import Embedding, EnergyBlock, SelfAttention, UNetBlock, group_norm
+from .layers import Embedding, EnergyBlock, PointFeatures, SelfAttention, UNetBlock, group_norm
 
 # %% ../nbs/04_initializer.ipynb #9f659a5c
 class UNet(nn.Module):
@@ -52,10 +52,11 @@ class UNet(nn.Module):
         nn.init.zeros_(self.final.weight); nn.init.zeros_(self.final.bias)
 
     def forward(self, x: Tensor, # [B, C, H, W] x_{t+1}
-                logsnr: Tensor, # [B] λ_{t+1}, the level of x
-                label: Tensor|int|None=None # [B] in -1 … n_class-1
+                logsnr: Tensor, # [B] λ_{t+1}, the level of x; or [R] levels, if `level` says which is whose
+                label: Tensor|int|None=None, # [B] in -1 … n_class-1
+                level: Tensor|None=None # [B] long: sample i has log-SNR logsnr[level[i]]
                ) -> Tensor:
-        emb = self.embedding(logsnr, label)
+        emb = self.embedding(logsnr, label, level)
         h = self.stem(F.pixel_unshuffle(x, self.patch))
         skips = [h]
         for stage in self.downs:
@@ -67,7 +68,7 @@ class UNet(nn.Module):
             for m in stage:
                 takes_skip = isinstance(m, UNetBlock) and not isinstance(m.resample, nn.Upsample)
                 h = m(torch.cat([h, skips.pop()], dim=1) if takes_skip else h, emb)
-        return x + F.pixel_shuffle(self.final(F.silu(self.norm(h))), self.patch)
+        return x + F.pixel_shuffle(self.final(F.silu(self.norm(h))).to(x.dtype), self.patch)
 
 # %% ../nbs/04_initializer.ipynb #70c2bd59
 class PointInitializer(nn.Module):
@@ -77,20 +78,25 @@ class PointInitializer(nn.Module):
                  channels: int=128, # width
                  n_blocks: int=3, # residual blocks
                  input_scale: float=1.0, # factor on the network's input
+                 fourier: float=0.0, # standard deviation of random Fourier frequencies, cycles per unit; 0: none
                 ):
         super().__init__()
-        self.shape, self.input_scale, self.embedding = tuple(shape), input_scale, Embedding(channels, channels, n_class, "silu")
-        self.stem = nn.Linear(shape[0], channels)
+        self.shape, self.features, self.embedding = tuple(shape), PointFeatures(shape[0], input_scale, fourier), Embedding(channels, channels, n_class, "silu")
+        self.stem = nn.Linear(self.features.n_out, channels)
         self.blocks = nn.ModuleList(EnergyBlock(channels, channels, channels, "silu", "film", n_dims=0) for _ in range(n_blocks))
         self.final = nn.Linear(channels, shape[0])
         nn.init.zeros_(self.final.weight); nn.init.zeros_(self.final.bias)
 
     def forward(self, x: Tensor, # [B, D] x_{t+1}
-                logsnr: Tensor, # [B] λ_{t+1}
-                label: Tensor|int|None=None # [B] in -1 … n_class-1
+                logsnr: Tensor, # [B] λ_{t+1}; or [R] levels, if `level` says which is whose
+                label: Tensor|int|None=None, # [B] in -1 … n_class-1
+                level: Tensor|None=None # [B] long: sample i has log-SNR logsnr[level[i]]
                ) -> Tensor:
-        emb, h = self.embedding(logsnr, label), self.stem(self.input_scale * x)
-        for block in self.blocks: h = block(h, block.condition(emb))
+        late = level is not None and not isinstance(label, Tensor)                  # one label for all: conditions once a level
+        emb, h = self.embedding(logsnr, label, None if late else level), self.stem(self.features(x))
+        for block in self.blocks:
+            cond = block.condition(emb)
+            h = block(h, tuple(v.index_select(0, level) for v in cond) if late else cond)
         return x + self.final(F.silu(h))
 
 # %% ../nbs/04_initializer.ipynb #a01101ca

@@ -30,10 +30,11 @@ class CDRL(nn.Module):
                  schedule: dict|None=None, # arguments of `Schedule`
                  ebm: dict|None=None, # arguments of `EBM`
                  initializer: dict|None={}, # arguments of `UNet` or `PointInitializer`; None: no initializer
+                 metropolis: bool=False, # Metropolis-corrected chains, in training and by default in sampling (ours)
                 ):
         super().__init__()
-        self.shape, self.n_class, self.n_langevin = tuple(shape), n_class, n_langevin
-        self.config = dict(shape=list(shape), n_class=n_class, n_langevin=n_langevin, schedule=schedule or {}, ebm=ebm or {}, initializer=initializer)
+        self.shape, self.n_class, self.n_langevin, self.metropolis = tuple(shape), n_class, n_langevin, metropolis
+        self.config = dict(shape=list(shape), n_class=n_class, n_langevin=n_langevin, schedule=schedule or {}, ebm=ebm or {}, initializer=initializer, metropolis=metropolis)
         network = UNet if len(shape) == 3 else PointInitializer
         self.schedule = Schedule(**(schedule or {}))
         self.ebm = EBM(shape, n_class, **(ebm or {}))
@@ -44,19 +45,30 @@ class CDRL(nn.Module):
 
 # %% ../nbs/07_model.ipynb #b5362c54
 @patch
-def score(self: CDRL, t: Tensor, # [B] long, level of y
-          label: Tensor|int|None=None, # [B] in -1 … n_class-1
-          guidance: float=0.0, # w of eq. (1)
-         ): # callable y [B, …] → ∇_y F(y; t), like y
-    "The score of F at levels `t`, with embeddings and projections computed once (eq. (1))."
-    e, lam = self.schedule.energy_scale[t], self.schedule.logsnr[t]
+def target(self: CDRL, t: Tensor, # [B] long, level of y
+           label: Tensor|int|None=None, # [B] in -1 … n_class-1
+           guidance: float=0.0, # w of eq. (1)
+           dtype: torch.dtype|None=None # of the energy's convolutions; None: of its parameters
+          ): # callable y [B, …] → (F(y; t) [B], ∇_y F(y; t) like y)
+    "What chains of levels `t` sample from, with all that stays fixed along a chain computed once (eq. (1))."
+    e, lam = self.schedule.energy_scale[t], self.schedule.logsnr[:-1]
     with torch.no_grad():
-        cond = self.ebm.condition(lam, label)
-        free = self.ebm.condition(lam, None) if guidance else None
-    def f(y):
-        value = self.ebm.body(y, cond)
-        return value if free is None else (1 + guidance) * value - guidance * self.ebm.body(y, free)
-    return lambda y: value_and_grad(f, y)[1] * bcast(e, y)
+        f = cond = self.ebm.fix(lam, label, t, dtype)
+        if guidance:
+            free = self.ebm.fix(lam, None, t, dtype)
+            f = lambda y: (1 + guidance) * cond(y) - guidance * free(y)
+    def F(y):
+        value, grad = value_and_grad(f, y)
+        return e * value, grad.mul_(bcast(e, y))
+    return F
+
+# %% ../nbs/07_model.ipynb #34a11868
+@patch
+def score(self: CDRL, t: Tensor, label: Tensor|int|None=None, guidance: float=0.0 # as in `target`
+         ): # callable y [B, …] → ∇_y F(y; t), like y
+    "The score of F at levels `t`."
+    F = self.target(t, label, guidance)
+    return lambda y: F(y)[1]
 
 # %% ../nbs/07_model.ipynb #2961cbd2
 @patch
@@ -65,9 +77,9 @@ def initial_mean(self: CDRL, x_next: Tensor, # [B, …] x_{t+1}
                  label: Tensor|int|None=None, guidance: float=0.0 # as in `score`
                 ) -> Tensor: # g(x_{t+1}; t), like x_next
     "The initializer's mean, guided by eq. (1). The network is told λ_{t+1}, the level of its input."
-    lam = self.schedule.logsnr[t + 1]
-    mean = self.initializer(x_next, lam, label)
-    return mean if not guidance else (1 + guidance) * mean - guidance * self.initializer(x_next, lam, None)
+    lam = self.schedule.logsnr[1:]
+    mean = self.initializer(x_next, lam, label, t)
+    return mean if not guidance else (1 + guidance) * mean - guidance * self.initializer(x_next, lam, None, t)
 
 # %% ../nbs/07_model.ipynb #451a5a5e
 @patch
@@ -102,6 +114,7 @@ def sample(self: CDRL, n: int, # number of samples
            seed: int|None=None, # fixes the samples bit for bit (same device, same batch_size)
            batch_size: int=256, # samples at a time: memory does not grow with n
            denoise: bool=True, # last Tweedie step
+           metropolis: bool|None=None, # accept or reject each Langevin step; None: as in training
            callback=None, # called as callback(t, initial, refined) after each level of each batch
           ) -> Tensor: # [n, …] in [-1, 1] (images); points are not clipped
     "Samples by Algorithm 2. Raises `ValueError` for a label out of range or guidance without classes."
@@ -119,7 +132,8 @@ def sample(self: CDRL, n: int, # number of samples
             levels = lambda t: torch.full((B,), t, device=self.device)
             x = torch.randn(B, *self.shape, generator=generator, device=self.device)
             x = progressive_sample(self.schedule, lambda x, t: self.guess(x, levels(t), c, guidance, generator),
-                                   lambda t: self.score(levels(t), c, guidance), x, K, step_scale, generator, callback)
+                                   lambda t: self.target(levels(t), c, guidance), x, K, step_scale, generator, callback,
+                                   self.metropolis if metropolis is None else metropolis)
             out.append(self.denoise(x, c, guidance) if denoise else x)
     return torch.cat(out).clamp(-1, 1) if len(self.shape) == 3 else torch.cat(out)
 

@@ -44,25 +44,33 @@ class Trainer:
                  log_every: int=50, # iterations averaged into one row of the history
                 ):
         torch.manual_seed(config.seed)
+        self.dtype = torch.bfloat16 if config.precision == "bf16" else None
         self.config, self.device, self.log_every = config, torch.device(device), log_every
         self.model = build_model(config, data.shape, data.n_class).to(self.device)
         self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.stream = BatchStream(data, config.batch_size, torch.Generator().manual_seed(config.seed), config.flip and len(data.shape) == 3)
         c, self.optimizers = config, {}
-        self.optimizers["ebm"] = torch.optim.Adam(self.model.ebm.parameters(), lr=c.ebm_lr, betas=(c.ebm_beta1, 0.999))
+        self.optimizers["ebm"] = torch.optim.Adam(self.model.ebm.parameters(), lr=c.ebm_lr, betas=(c.ebm_beta1, 0.999), fused=True)
         if c.initializer in ("cooperative", "clean"):
-            self.optimizers["initializer"] = torch.optim.AdamW(self.model.initializer.parameters(), lr=c.init_lr, weight_decay=0.0)
+            self.optimizers["initializer"] = torch.optim.AdamW(self.model.initializer.parameters(), lr=c.init_lr, weight_decay=0.0, fused=True)
         offset = dict(ebm=0, initializer=c.init_warmup_offset)
         self.schedulers = {k: torch.optim.lr_scheduler.LambdaLR(o, lambda s, k=k: lr_factor(s, c.steps, c.warmup, offset[k], c.decay_from)) for k, o in self.optimizers.items()}
         self.step, self.train_seconds, self.history, self.window, self.notes = 0, 0.0, [], {}, {}
+
+# %% ../nbs/09_trainer.ipynb #f86e6475
+@patch
+def autocast(self: Trainer): # context
+    "Convolutions of the initializer in bf16 if the precision is bf16; weights, losses and optimisers stay in fp32."
+    return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is not None)
 
 # %% ../nbs/09_trainer.ipynb #63da2080
 @patch
 def draw_pair(self: Trainer) -> dict: # y_pos, x_next [B, …], t [B], label [B] or None
     "A batch, noised at two neighbouring levels (Algorithm 1, lines 2–3), with label dropout."
     x0, label = (v.to(self.device) for v in self.stream.next())
-    t = torch.randint(self.config.n_levels, (len(x0),), generator=self.generator, device=self.device)
+    weights = torch.tensor(self.config.level_weights or [1] * self.config.n_levels, dtype=torch.float, device=self.device)
+    t = torch.multinomial(weights, len(x0), replacement=True, generator=self.generator)
     y_pos, x_next = noisy_pair(self.model.schedule, x0, t, self.config.variance_reduction, self.generator)
     if not self.model.n_class: return dict(y_pos=y_pos, x_next=x_next, t=t, label=None)
     drop = torch.rand(len(x0), generator=self.generator, device=self.device) < self.config.label_dropout
@@ -74,9 +82,9 @@ def refine(self: Trainer, y_init: Tensor, # [B, …] ŷ_t
            x_next: Tensor, t: Tensor, label: Tensor|None # from `draw_pair`
           ) -> Tensor: # ỹ_t, like y_init
     "K Langevin steps on the recovery density of the current energy (Algorithm 1, line 5)."
-    s, half = self.model.schedule, self.config.precision == "bf16"
-    with frozen(self.model.ebm), torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-        return recover(self.model.score(t, label), y_init.detach(), x_next, s.tether[t], s.step_size[t], self.config.n_langevin, self.generator)
+    s, c = self.model.schedule, self.config
+    with frozen(self.model.ebm), torch.no_grad():
+        return recover(self.model.target(t, label, dtype=self.dtype), y_init.detach(), x_next, s.tether[t], s.step_size[t], c.n_langevin, self.generator, metropolis=c.metropolis)
 
 # %% ../nbs/09_trainer.ipynb #6e7a5e55
 @patch
@@ -97,15 +105,17 @@ def train_step(self: Trainer) -> dict: # detached scalars: losses, energy gap, g
     "One iteration of Algorithm 1."
     p, model, c = self.draw_pair(), self.model.train(), self.config
     y_pos, x_next, t, label = p["y_pos"], p["x_next"], p["t"], p["label"]
-    with torch.set_grad_enabled(c.initializer == "cooperative"):
+    with torch.set_grad_enabled(c.initializer == "cooperative"), self.autocast():
         y_init = model.guess(x_next, t, label, generator=self.generator)
     y_neg = self.refine(y_init, x_next, t, label)
-    f = model.ebm(torch.cat([y_pos, y_neg]), model.schedule.logsnr[t].repeat(2), None if label is None else label.repeat(2))
+    f = model.ebm.fix(model.schedule.logsnr[:-1], None if label is None else label.repeat(2), t.repeat(2), self.dtype)(torch.cat([y_pos, y_neg]))
     f_pos, f_neg = f.chunk(2)
     loss = ebm_loss(f_pos, f_neg, model.schedule.loss_weight[t])
     log = dict(ebm_loss=loss.detach(), energy_gap=(f_pos - f_neg).mean().detach(), f_size=f.detach().abs().mean(), ebm_grad=self.update("ebm", loss))
     if "initializer" in self.optimizers:
-        loss = initializer_loss(y_init, y_neg) if c.initializer == "cooperative" else initializer_loss(model.initial_mean(x_next, t, label), y_pos)
+        if c.initializer == "clean":
+            with self.autocast(): y_init = model.initial_mean(x_next, t, label)
+        loss = initializer_loss(y_init, y_neg if c.initializer == "cooperative" else y_pos)
         log.update(init_loss=loss.detach(), init_grad=self.update("initializer", loss))
     self.ema.update_parameters(model)
     self.step += 1
