@@ -60,7 +60,8 @@ class Config:
     decay_from: float = 1.0                # share of the steps after which both rates fall linearly to 0; 1: never
     grad_clip: float = 1.0                 # largest norm of each network's gradient
     ema: float = 0.9999                    # decay of the moving average of the weights
-    precision: str = "fp32"                # "bf16": convolutions of training in bf16 (weights and sampling stay fp32)
+    precision: str = "fp32"                # "bf16": chains and initializer of training in bf16 (the energy's loss, weights, sampling stay fp32)
+    compile: bool = False                  # torch.compile for the energy in chains (slow to start; untested on GPUs)
     seed: int = 0                          # of weights, data order and noise
 
 # %% ../nbs/08_config.ipynb #5a739115
@@ -69,12 +70,12 @@ SMALL = dict(energy_scale="noise", step_size="posterior", ebm_act="silu", ebm_co
 
 # %% ../nbs/08_config.ipynb #3a4d64aa
 PRESETS = {
-    "checkerboard": dict(SMALL, dataset="checkerboard", input_scale=8.0, logsnr_max=8.0, ebm_channels=128, ebm_channel_mult=(1,), ebm_n_blocks=2, init_channels=128, init_n_blocks=3,
-                         ebm_lr=5e-4, decay_from=0.4, batch_size=256, steps=8_000),
+    "checkerboard": dict(SMALL, dataset="checkerboard", input_scale=8.0, fourier=1.6, logsnr_max=7.0, ebm_channels=128, ebm_channel_mult=(1,), ebm_n_blocks=2, init_channels=128, init_n_blocks=3,
+                         metropolis=True, step_r=1.0, level_weights=(6, 4, 2, 2, 1, 1), ebm_lr=1e-3, warmup=1000, decay_from=0.3, ema=0.999, batch_size=512, steps=9_000),
     "digits": dict(SMALL, dataset="digits", ebm_channels=32, ebm_channel_mult=(1, 2), ebm_n_blocks=2, init_channels=32, init_channel_mult=(1, 1), init_n_blocks=1, init_attention=(4,),
                    init_groups=8, init_dropout=0.0, logsnr_max=6.0, steps=3_200),
     "fashion_mnist": dict(SMALL, dataset="fashion_mnist", patch=2, ebm_channels=32, ebm_channel_mult=(1, 2, 4), ebm_n_blocks=1, init_channels=32, init_channel_mult=(1, 2),
-                          init_n_blocks=1, init_attention=(8,), init_groups=8, init_dropout=0.0, logsnr_max=6.0, batch_size=64, steps=8_500, ema=0.999, precision="bf16"),
+                          init_n_blocks=1, init_attention=(8,), init_groups=8, init_dropout=0.0, logsnr_max=6.0, ebm_lr=5e-4, batch_size=64, steps=7_500, ema=0.999, precision="bf16"),
     "cifar10": dict(),
     "cifar10_large": dict(ebm_channels=256, init_channels=128),
     "imagenet32": dict(dataset="imagenet32", conditional=True, init_n_blocks=2, steps=1_000_000),

@@ -15,6 +15,7 @@ from .layers import Embedding, EnergyBlock, PointFeatures, affine, layer, spectr
 # %% ../nbs/03_ebm.ipynb #769a4a80
 class EBM(nn.Module):
     "Unnormalised log-density up to scale, f(y, λ, label) `[B]` (paper, appendix A.1). High is likely."
+    compiled = None # `body` after `compile_chains`
     def __init__(self, shape: tuple, # of one sample: (C, H, W), or (D,) for points
                  n_class: int=0, # 0: unconditional
                  channels: int=128, # C of the first resolution
@@ -88,7 +89,8 @@ def fix(self: EBM, logsnr: Tensor, label: Tensor|int|None=None, level: Tensor|No
     cast = lambda v: tuple(map(cast, v)) if isinstance(v, tuple) else v if v is None or dtype is None else v.to(dtype)
     cond, weights = self.condition(logsnr, label, level), [cast(w) for w in self.weights()]
     cond = [cast(c) for c in cond[:-1]] + cond[-1:]
-    return lambda y: self.body(y, cond, weights)
+    body = self.compiled if self.compiled and not self.training else self.body
+    return lambda y: body(y, cond, weights)
 
 # %% ../nbs/03_ebm.ipynb #e8e65835
 def value_and_grad(f, # callable y → [B]
@@ -100,3 +102,10 @@ def value_and_grad(f, # callable y → [B]
         value = f(y)
         grad, = torch.autograd.grad(value.sum(), y)
     return value.detach(), grad
+
+# %% ../nbs/03_ebm.ipynb #1f6fca08
+@patch
+def compile_chains(self: EBM, **options # of `torch.compile`
+                  ) -> None:
+    "From now on, chains (evaluation mode) run `body` through `torch.compile`: the same numbers up to rounding, pointwise operations fused. Needs a C++ compiler on the CPU."
+    self.compiled = torch.compile(self.body, dynamic=False, **options)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['repo_root', 'read_parameters', 'check_counts', 'commit', 'Run', 'check_run_name', 'find_run', 'open_run',
-           'device_name', 'write_manifest', 'pick_device', 'make_evaluator', 'spread_labels', 'Progress', 'read_report',
-           'report_row', 'report_table']
+           'device_name', 'write_manifest', 'pick_device', 'FlopCounter', 'count_flops', 'make_evaluator',
+           'spread_labels', 'Progress', 'read_report', 'report_row', 'report_table']
 
 # %% ../nbs/13_experiment.ipynb #4ee01cc8
 import json
@@ -21,6 +21,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 import yaml
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 from .model import write_whole
 from .data import ImageData, load_dataset
 from .metrics import ImageEvaluator, Lite0Features, PointEvaluator, load_classifier
@@ -160,6 +162,23 @@ def pick_device(name: str|None # "cpu", "cuda", or None: cuda if there is one
     if name not in ("cpu", "cuda"): raise ValueError(f"device {name!r} is unknown; choose cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available(): raise ValueError("device cuda is not available on this machine; choose cpu")
     return name
+
+# %% ../nbs/13_experiment.ipynb #a572091c
+class FlopCounter(TorchDispatchMode):
+    "Inside, `flops` adds up the floating-point operations of matrix products, convolutions and attention, forward and backward."
+    flops = 0
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula: self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+# %% ../nbs/13_experiment.ipynb #fead215a
+def count_flops(f # callable
+               ) -> int:
+    "Floating-point operations of f()."
+    with FlopCounter() as counter: f()
+    return counter.flops
 
 # %% ../nbs/13_experiment.ipynb #3f0d824d
 def make_evaluator(data, # training data from `load_dataset`

@@ -35,16 +35,20 @@ def mala(target, # callable y [B, …] → (log p [B], ∇ log p like y)
          n_steps: int, # K
          generator: torch.Generator|None=None, # of proposals and acceptances
          callback=None, # called as callback(k, y, accepted [B] bool) after each step
+         max_drift: float=2.0, # longest drift of a step, in units of the noise's length s√D (truncated as in Roberts and Tweedie 1996)
         ) -> Tensor: # end of the chain, like y
-    "Metropolis-adjusted Langevin algorithm, eq. (2). A proposal whose log-density is not finite is never accepted."
-    s = bcast(step_size, y)
-    half_s = s / 2
-    if n_steps: log_p, drift = target(y)
+    "Metropolis-adjusted Langevin algorithm with truncated drift, eq. (2). A proposal whose log-density is not finite is never accepted."
+    s, longest = bcast(step_size, y), max_drift * y[0].numel() ** 0.5
+    def value_and_drift(y):                                                  # log p, and b(y) in units of s
+        log_p, grad = target(y)
+        b = grad * (s / 2)
+        return log_p, b * bcast((longest / b.flatten(1).norm(dim=1)).clamp(max=1.0), y)
+    if n_steps: log_p, drift = value_and_drift(y)
     for k in range(n_steps):
         noise = torch.randn(y.shape, generator=generator, device=y.device, dtype=y.dtype)
-        proposal = torch.addcmul(y, s, noise + half_s * drift)
-        new_log_p, new_drift = target(proposal)
-        back = noise + half_s * (drift + new_drift)                         # the noise that would lead back, up to its sign
+        proposal = torch.addcmul(y, s, noise + drift)
+        new_log_p, new_drift = value_and_drift(proposal)
+        back = noise + drift + new_drift                                    # the noise that would lead back, up to its sign
         log_ratio = new_log_p - log_p + (noise ** 2 - back ** 2).flatten(1).sum(1) / 2
         accept = torch.rand(log_ratio.shape, generator=generator, device=y.device).log() < log_ratio
         here = bcast(accept, y)

@@ -50,6 +50,7 @@ class Trainer:
         self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.stream = BatchStream(data, config.batch_size, torch.Generator().manual_seed(config.seed), config.flip and len(data.shape) == 3)
+        if config.compile: self.model.ebm.compile_chains()
         c, self.optimizers = config, {}
         self.optimizers["ebm"] = torch.optim.Adam(self.model.ebm.parameters(), lr=c.ebm_lr, betas=(c.ebm_beta1, 0.999), fused=True)
         if c.initializer in ("cooperative", "clean"):
@@ -61,7 +62,7 @@ class Trainer:
 # %% ../nbs/09_trainer.ipynb #f86e6475
 @patch
 def autocast(self: Trainer): # context
-    "Convolutions of the initializer in bf16 if the precision is bf16; weights, losses and optimisers stay in fp32."
+    "Convolutions of the initializer in bf16 if the precision is bf16. (Chains are too; the energy's own loss never: its gradient is a small difference of large terms.)"
     return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is not None)
 
 # %% ../nbs/09_trainer.ipynb #63da2080
@@ -108,7 +109,7 @@ def train_step(self: Trainer) -> dict: # detached scalars: losses, energy gap, g
     with torch.set_grad_enabled(c.initializer == "cooperative"), self.autocast():
         y_init = model.guess(x_next, t, label, generator=self.generator)
     y_neg = self.refine(y_init, x_next, t, label)
-    f = model.ebm.fix(model.schedule.logsnr[:-1], None if label is None else label.repeat(2), t.repeat(2), self.dtype)(torch.cat([y_pos, y_neg]))
+    f = model.ebm(torch.cat([y_pos, y_neg]), model.schedule.logsnr[:-1], None if label is None else label.repeat(2), t.repeat(2))     # always fp32
     f_pos, f_neg = f.chunk(2)
     loss = ebm_loss(f_pos, f_neg, model.schedule.loss_weight[t])
     log = dict(ebm_loss=loss.detach(), energy_gap=(f_pos - f_neg).mean().detach(), f_size=f.detach().abs().mean(), ebm_grad=self.update("ebm", loss))

@@ -35,7 +35,8 @@ def test_every_setting_is_a_parameter_of_train():
     assert not missing, f"{missing} cannot be set with -p: add them to the parameters cell of nbs/train.ipynb"
 
 
-@pytest.mark.parametrize("extra", [dict(), dict(conditional=True), dict(initializer="absent"), dict(energy_scale="langevin", step_size="paper", precision="bf16")], ids=["default", "conditional", "drl", "paper-scale"])
+@pytest.mark.parametrize("extra", [dict(), dict(conditional=True), dict(initializer="absent"), dict(energy_scale="langevin", step_size="paper", precision="bf16"), dict(metropolis=True, level_weights=[3, 1, 1, 1, 1, 0])],
+                         ids=["default", "conditional", "drl", "paper-scale", "metropolis"])
 def test_train(notebook, extra):
     run = notebook("train", **{**TINY, **extra}) / "digits"
     assert {p.name for p in run.iterdir()} == FILES
@@ -63,6 +64,22 @@ def test_checkerboard(notebook):
 def test_classifier(notebook):
     run = notebook("classifier", steps=60) / "classifier-digits"
     assert json.loads((run / "metrics.json").read_text())["accuracy"] > 0.5
+
+
+def test_benchmark(notebook):
+    run = notebook("benchmark", presets=["checkerboard"], curve_preset="checkerboard", repeats=2) / "benchmark"
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert all(row[k] < 1e-4 for row in metrics["relative_error"] for k in ("gradient", "chain"))         # the plain reading's numbers
+    assert {(s["what"], s["precision"]) for s in metrics["speed"]} == {(w, p) for w in ("chain", "training step") for p in ("fp32", "bf16")}
+    assert all(c["GFLOP"] > 0 and c["ms"] > 0 and c["peak_MB"] > 0 for c in metrics["costs"])
+    memory = metrics["sampling_memory_mb"]
+    assert memory["1024"] < memory["64"] + 2 * 1024 * 2 * 4 / 1e6                                       # grows by the samples themselves at most
+
+
+def test_time_to_quality(notebook):
+    run = notebook("time_to_quality", seeds=[0, 1], steps=6, snapshots=2, n_samples=64, target=1e6) / "time-to-quality-digits"
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert [(a["precision"], a["seed"], a["steps"]) for a in metrics["arms"]] == [("bf16", 0, 3), ("bf16", 1, 3), ("fp32", 0, 3), ("fp32", 1, 3)]
 
 
 def test_killed_and_resumed_is_bit_identical(notebook, tmp_path):
