@@ -47,6 +47,7 @@ class Config:
     init_groups: int = 32                  # groups of the group normalisation
     # training (Algorithm 1)
     n_langevin: int = 15                   # K
+    level_langevin: tuple = ()             # K of each level, t = 0 … T-1; (): n_langevin for all
     metropolis: bool = False               # accept or reject each Langevin step
     level_weights: tuple = ()              # how often each level is trained, t = 0 … T-1; (): equally
     variance_reduction: bool = True        # one noise for both levels of a pair
@@ -122,8 +123,10 @@ def get_config(preset: str="digits", # a key of PRESETS, or folder:PATH (with th
     config = replace(Config(), **{k: check_value(k, v, kinds[k]) for k, v in {**base, **given}.items()})
     if config.logsnr_max <= config.logsnr_min: raise ValueError(f"logsnr_max ({config.logsnr_max}) must be larger than logsnr_min ({config.logsnr_min})")
     if config.init_warmup_offset > config.warmup: raise ValueError(f"init_warmup_offset ({config.init_warmup_offset}) must not exceed warmup ({config.warmup})")
-    if config.level_weights and (len(config.level_weights) != config.n_levels or min(config.level_weights) < 0 or not sum(config.level_weights)):
-        raise ValueError(f"level_weights is {config.level_weights}; it must be empty or hold n_levels = {config.n_levels} numbers of at least 0, not all 0")
+    for name in ("level_weights", "level_langevin"):
+        v = getattr(config, name)
+        if v and (len(v) != config.n_levels or min(v) < 0): raise ValueError(f"{name} is {v}; it must be empty or hold n_levels = {config.n_levels} numbers of at least 0")
+    if config.level_weights and not sum(config.level_weights): raise ValueError(f"level_weights is {config.level_weights}; it must not be all 0")
     return config
 
 # %% ../nbs/08_config.ipynb #da16a4e5
@@ -145,4 +148,4 @@ def build_model(config: Config, # settings
     init = dict(channels=c.init_channels, n_blocks=c.init_n_blocks)
     for part in (ebm, init): part.update(patch=c.patch) if images else part.update(input_scale=c.input_scale, fourier=c.fourier)
     if images: init.update(channel_mult=list(c.init_channel_mult), attention=list(c.init_attention), dropout=c.init_dropout, groups=c.init_groups)
-    return CDRL(shape, n_class if c.conditional else 0, c.n_langevin, schedule, ebm, None if c.initializer == "absent" else init, c.metropolis)
+    return CDRL(shape, n_class if c.conditional else 0, list(c.level_langevin) or c.n_langevin, schedule, ebm, None if c.initializer == "absent" else init, c.metropolis)

@@ -26,7 +26,7 @@ class CDRL(nn.Module):
     "Cooperative diffusion recovery likelihood: `schedule`, `ebm` (f) and `initializer` (g; None: DRL). Built from plain, JSON-able arguments."
     def __init__(self, shape: tuple, # of one sample: (C, H, W), or (D,) for points
                  n_class: int=0, # 0: unconditional
-                 n_langevin: int=15, # K used in training and by default in sampling
+                 n_langevin: int|list=15, # K used in training and by default in sampling; a list: one K a level [T]
                  schedule: dict|None=None, # arguments of `Schedule`
                  ebm: dict|None=None, # arguments of `EBM`
                  initializer: dict|None={}, # arguments of `UNet` or `PointInitializer`; None: no initializer

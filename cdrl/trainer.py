@@ -84,8 +84,15 @@ def refine(self: Trainer, y_init: Tensor, # [B, …] ŷ_t
           ) -> Tensor: # ỹ_t, like y_init
     "K Langevin steps on the recovery density of the current energy (Algorithm 1, line 5)."
     s, c = self.model.schedule, self.config
+    K = torch.tensor(c.level_langevin or [c.n_langevin] * c.n_levels, device=self.device)[t]         # [B] steps of each chain
+    y, done = y_init.detach().clone(), 0
     with frozen(self.model.ebm), torch.no_grad():
-        return recover(self.model.target(t, label, dtype=self.dtype), y_init.detach(), x_next, s.tether[t], s.step_size[t], c.n_langevin, self.generator, metropolis=c.metropolis)
+        for steps in sorted(set(c.level_langevin or [c.n_langevin])):                               # chains that have had theirs stay where they are
+            go = slice(None) if not c.level_langevin else (K >= steps).nonzero()[:, 0]
+            u, labels = t[go], label[go] if isinstance(label, Tensor) else label
+            y[go] = recover(self.model.target(u, labels, dtype=self.dtype), y[go], x_next[go], s.tether[u], s.step_size[u], steps - done, self.generator, metropolis=c.metropolis)
+            done = steps
+    return y
 
 # %% ../nbs/09_trainer.ipynb #6e7a5e55
 @patch
