@@ -9,6 +9,7 @@ __all__ = ['UNet', 'PointInitializer', 'draw_initial']
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from fastcore.basics import patch
 from .layers import Embedding, EnergyBlock, PointFeatures, SelfAttention, UNetBlock, group_norm
 
 # %% ../nbs/04_initializer.ipynb #9f659a5c
@@ -51,24 +52,27 @@ class UNet(nn.Module):
         self.norm, self.final = group_norm(groups, c), nn.Conv2d(c, shape[0] * patch ** 2, 3, padding=1)
         nn.init.zeros_(self.final.weight); nn.init.zeros_(self.final.bias)
 
-    def forward(self, x: Tensor, # [B, C, H, W] x_{t+1}
-                logsnr: Tensor, # [B] λ_{t+1}, the level of x; or [R] levels, if `level` says which is whose
-                label: Tensor|int|None=None, # [B] in -1 … n_class-1
-                level: Tensor|None=None # [B] long: sample i has log-SNR logsnr[level[i]]
-               ) -> Tensor:
-        emb = self.embedding(logsnr, label, level)
-        h = self.stem(F.pixel_unshuffle(x, self.patch))
-        skips = [h]
-        for stage in self.downs:
-            for m, following in zip(stage, [*stage[1:], None]):
-                h = m(h, emb)
-                if not isinstance(following, SelfAttention): skips.append(h)      # after the attention where there is one
-        for m in self.mid: h = m(h, emb)
-        for stage in self.ups:
-            for m in stage:
-                takes_skip = isinstance(m, UNetBlock) and not isinstance(m.resample, nn.Upsample)
-                h = m(torch.cat([h, skips.pop()], dim=1) if takes_skip else h, emb)
-        return x + F.pixel_shuffle(self.final(F.silu(self.norm(h))).to(x.dtype), self.patch)
+# %% ../nbs/04_initializer.ipynb #5dceff60
+@patch
+def forward(self: UNet, x: Tensor, # [B, C, H, W] x_{t+1}
+            logsnr: Tensor, # [B] λ_{t+1}, the level of x; or [R] levels, if `level` says which is whose
+            label: Tensor|int|None=None, # [B] in -1 … n_class-1
+            level: Tensor|None=None # [B] long: sample i has log-SNR logsnr[level[i]]
+           ) -> Tensor: # like x
+    "g: down, through the middle, up with skip connections; the result is added to the input."
+    emb = self.embedding(logsnr, label, level)
+    h = self.stem(F.pixel_unshuffle(x, self.patch))
+    skips = [h]
+    for stage in self.downs:
+        for m, following in zip(stage, [*stage[1:], None]):
+            h = m(h, emb)
+            if not isinstance(following, SelfAttention): skips.append(h)      # after the attention where there is one
+    for m in self.mid: h = m(h, emb)
+    for stage in self.ups:
+        for m in stage:
+            takes_skip = isinstance(m, UNetBlock) and not isinstance(m.resample, nn.Upsample)
+            h = m(torch.cat([h, skips.pop()], dim=1) if takes_skip else h, emb)
+    return x + F.pixel_shuffle(self.final(F.silu(self.norm(h))).to(x.dtype), self.patch)
 
 # %% ../nbs/04_initializer.ipynb #70c2bd59
 class PointInitializer(nn.Module):
