@@ -61,6 +61,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/cdrl', 'doc_host': '', 'gi
                                  'cdrl.experiment.device_name': ('experiment.html#device_name', 'cdrl/experiment.py'),
                                  'cdrl.experiment.find_run': ('experiment.html#find_run', 'cdrl/experiment.py'),
                                  'cdrl.experiment.make_evaluator': ('experiment.html#make_evaluator', 'cdrl/experiment.py'),
+                                 'cdrl.experiment.markdown_table': ('experiment.html#markdown_table', 'cdrl/experiment.py'),
                                  'cdrl.experiment.open_run': ('experiment.html#open_run', 'cdrl/experiment.py'),
                                  'cdrl.experiment.pick_device': ('experiment.html#pick_device', 'cdrl/experiment.py'),
                                  'cdrl.experiment.read_parameters': ('experiment.html#read_parameters', 'cdrl/experiment.py'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['repo_root', 'read_parameters', 'check_counts', 'commit', 'Run', 'check_run_name', 'find_run', 'open_run',
            'device_name', 'write_manifest', 'pick_device', 'FlopCounter', 'count_flops', 'make_evaluator',
-           'spread_labels', 'Progress', 'read_report', 'report_row', 'report_table']
+           'spread_labels', 'Progress', 'read_report', 'report_row', 'markdown_table', 'report_table']
 
 # %% ../nbs/13_experiment.ipynb #4ee01cc8
 import json
@@ -238,11 +238,17 @@ def report_row(run: str) -> dict: # column: text
     return {"run": f"[{run}](../reports/{run})", "training": f"{m['train_minutes']:.1f} min, {m['steps']:,} it.", "samples": f"{cell(m)} ({m['n_samples']:,})", "initializer alone": cell(alone),
             "test images": f"{cell(floor)} ({m.get('n_real_test', m['n_samples']):,})", "device": f"{manifest['device']}, {manifest['threads']} threads"}
 
+# %% ../nbs/13_experiment.ipynb #3dc4853f
+def markdown_table(rows: list # of dicts with the same keys: column: value
+                  ):
+    "Rows as a markdown table that a notebook renders; numbers with three digits."
+    from IPython.display import Markdown
+    line = lambda cells: "| " + " | ".join(f"{c:.3g}" if isinstance(c, float) else str(c) for c in cells) + " |"
+    return Markdown("\n".join([line(rows[0]), line(["---"] * len(rows[0])), *(line(r.values()) for r in rows)]))
+
 # %% ../nbs/13_experiment.ipynb #ec9bcdba
 def report_table(runs=None # names under reports/; None: all training runs
                 ):
     "A markdown table of training runs, for the front page."
-    from IPython.display import Markdown
     runs = runs or sorted(f.parent.name for f in (repo_root() / "reports").glob("*/metrics.json") if "train_minutes" in json.loads(f.read_text()))
-    rows = [report_row(r) for r in runs]
-    return Markdown("\n".join(["| " + " | ".join(rows[0]) + " |", "| " + " | ".join("---" for _ in rows[0]) + " |", *("| " + " | ".join(r.values()) + " |" for r in rows)]))
+    return markdown_table([report_row(r) for r in runs])
