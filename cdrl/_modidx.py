@@ -174,6 +174,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/cdrl', 'doc_host': '', 'gi
                               'cdrl.trainer.Trainer.__init__': ('trainer.html#trainer.__init__', 'cdrl/trainer.py'),
                               'cdrl.trainer.Trainer.autocast': ('trainer.html#trainer.autocast', 'cdrl/trainer.py'),
                               'cdrl.trainer.Trainer.averaged': ('trainer.html#trainer.averaged', 'cdrl/trainer.py'),
+                              'cdrl.trainer.Trainer.check_window': ('trainer.html#trainer.check_window', 'cdrl/trainer.py'),
                               'cdrl.trainer.Trainer.draw_pair': ('trainer.html#trainer.draw_pair', 'cdrl/trainer.py'),
                               'cdrl.trainer.Trainer.fit': ('trainer.html#trainer.fit', 'cdrl/trainer.py'),
                               'cdrl.trainer.Trainer.load_checkpoint': ('trainer.html#trainer.load_checkpoint', 'cdrl/trainer.py'),

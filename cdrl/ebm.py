@@ -73,7 +73,7 @@ def weights(self: EBM) -> list[tuple]: # (W, b) of the first layer, and the matr
 def body(self: EBM, y: Tensor, # [B, …]
          cond: list[tuple], weights: list[tuple] # from `condition` and `weights`
         ) -> Tensor: # [B]
-    "f for fixed conditions and weights: what a Langevin step repeats, eq. (1). Computed in the precision of the weights, summed in that of the readout."
+    "f for fixed conditions and weights: what a Langevin step repeats, eq. (1). Computed in the precision of the weights; the readout in its own."
     readout, = cond[-1]
     h = affine(self.features(y).to(weights[0][0].dtype), *weights[0])
     for block, c, w in zip(self.blocks, cond, weights[1:]): h = block(h) if c is None else block(h, c, w)

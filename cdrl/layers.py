@@ -17,8 +17,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 # %% ../nbs/02_layers.ipynb #3bb466d8
 def sinusoidal_embedding(logsnr: Tensor, # [B]
-                         dim: int, # even number of features
-                         max_period: float=10_000., # longest period, as in transformers
+                         dim: int, # number of features, even and at least 4
+                         max_period: float=10_000., # ratio of the longest period to the shortest, as in transformers
                         ) -> Tensor: # [B, dim]
     "Sine and cosine features of the noise level (paper, appendix A.1)."
     u = torch.atan(torch.exp(-logsnr / 2)) / (math.pi / 2)
@@ -128,8 +128,8 @@ class EnergyBlock(nn.Module):
         return 1 + scale, shift
     def weights(self) -> tuple: # (W, b) of both convolutions, the second with its gain, and of the shortcut (None: identity)
         "The block's matrices, fixed along a chain: normalised, and with the gain multiplied in."
-        g = self.gain.flatten()
-        second = self.conv2.weight * g.reshape(-1, *[1] * (self.conv2.weight.dim() - 1)), self.conv2.bias * g
+        g, w = self.gain.flatten(), self.conv2.weight                              # a normalised weight is computed whenever it is asked for: once
+        second = w * g.reshape(-1, *[1] * (w.dim() - 1)), self.conv2.bias * g
         return (self.conv1.weight, self.conv1.bias), second, None if isinstance(self.shortcut, nn.Identity) else (self.shortcut.weight, self.shortcut.bias)
     def forward(self, x: Tensor, cond: tuple, weights: tuple|None=None) -> Tensor:
         first, second, shortcut = weights or self.weights()

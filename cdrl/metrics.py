@@ -141,7 +141,7 @@ class ImageEvaluator:
     def __call__(self, samples: Tensor # [N, C, H, W] in [-1, 1]
                 ) -> dict: # fd_, precision_, recall_ for each extractor
         "Fréchet distance, precision and recall (the latter at no more than 2,000 a side)."
-        out = {}
+        out, samples = {}, samples.cpu()                                  # the extractors live on the CPU
         for k, e in self.extractors.items():
             feats = e.features(samples)
             pr = precision_recall(feats[:2000], self.train[k][:2000])

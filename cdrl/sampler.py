@@ -6,6 +6,7 @@
 __all__ = ['langevin', 'mala', 'recover', 'progressive_sample', 'tweedie']
 
 # %% ../nbs/06_sampler.ipynb #2cdba4db
+import math
 import torch
 from torch import Tensor
 from .schedule import Schedule, bcast
@@ -38,7 +39,7 @@ def mala(target, # callable y [B, …] → (log p [B], ∇ log p like y)
          max_drift: float=2.0, # longest drift of a step, in units of the noise's length s√D (truncated as in Roberts and Tweedie 1996)
         ) -> Tensor: # end of the chain, like y
     "Metropolis-adjusted Langevin algorithm with truncated drift, eq. (2). A proposal whose log-density is not finite is never accepted."
-    s, longest = bcast(step_size, y), max_drift * y[0].numel() ** 0.5
+    s, longest = bcast(step_size, y), max_drift * math.prod(y.shape[1:]) ** 0.5
     def value_and_drift(y):                                                  # log p, and b(y) in units of s
         log_p, grad = target(y)
         b = grad * (s / 2)
@@ -50,7 +51,7 @@ def mala(target, # callable y [B, …] → (log p [B], ∇ log p like y)
         new_log_p, new_drift = value_and_drift(proposal)
         back = noise + drift + new_drift                                    # the noise that would lead back, up to its sign
         log_ratio = new_log_p - log_p + (noise ** 2 - back ** 2).flatten(1).sum(1) / 2
-        accept = torch.rand(log_ratio.shape, generator=generator, device=y.device).log() < log_ratio
+        accept = (torch.rand(log_ratio.shape, generator=generator, device=y.device).log() < log_ratio) & new_log_p.isfinite()
         here = bcast(accept, y)
         y, drift, log_p = torch.where(here, proposal, y), torch.where(here, new_drift, drift), torch.where(accept, new_log_p, log_p)
         if callback: callback(k, y, accept)

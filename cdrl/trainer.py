@@ -90,7 +90,7 @@ def refine(self: Trainer, y_init: Tensor, # [B, …] ŷ_t
         for steps in sorted(set(c.level_langevin or [c.n_langevin])):                               # chains that have had theirs stay where they are
             go = slice(None) if not c.level_langevin else (K >= steps).nonzero()[:, 0]
             u, labels = t[go], label[go] if isinstance(label, Tensor) else label
-            y[go] = recover(self.model.target(u, labels, dtype=self.dtype), y[go], x_next[go], s.tether[u], s.step_size[u], steps - done, self.generator, metropolis=c.metropolis)
+            y[go] = recover(self.model.target(u, labels, dtype=None if c.metropolis else self.dtype), y[go], x_next[go], s.tether[u], s.step_size[u], steps - done, self.generator, metropolis=c.metropolis)
             done = steps
     return y
 
@@ -135,14 +135,20 @@ class DivergenceError(FloatingPointError):
 
 # %% ../nbs/09_trainer.ipynb #68e6425e
 @patch
-def log_window(self: Trainer) -> None:
-    "Average the window into a row of the history. Raises `DivergenceError` if anything in it is not finite."
-    row = {k: (v / self.log_every).item() for k, v in self.window.items()}
-    self.window = {}
+def check_window(self: Trainer) -> dict: # name: mean over the window
+    "Mean of everything logged since the last row of the history. Raises `DivergenceError` if anything is not finite."
+    row = {k: v.item() for k, v in self.window.items()}
     bad = [k for k, v in row.items() if not math.isfinite(v)]
     if bad:
         raise DivergenceError(f"training diverged before iteration {self.step}: {', '.join(bad)} not finite. Earlier checkpoints are untouched. "
-                              f"Lower ebm_lr (now {self.config.ebm_lr}), use energy_scale='noise', or lower step_r; then resume or start again")
+                              f"Start another run with a lower ebm_lr (now {self.config.ebm_lr}), a longer warmup, energy_scale='noise' or a smaller step_r")
+    return {k: v / ((self.step - 1) % self.log_every + 1) for k, v in row.items()}
+
+# %% ../nbs/09_trainer.ipynb #6b3c3785
+@patch
+def log_window(self: Trainer) -> None:
+    "Average the window into a row of the history. Raises `DivergenceError` if anything in it is not finite."
+    row, self.window = self.check_window(), {}
     self.history.append(dict(step=self.step, seconds=self.train_seconds, lr=self.optimizers["ebm"].param_groups[0]["lr"], **row))
 
 # %% ../nbs/09_trainer.ipynb #3dc219b7
@@ -157,8 +163,9 @@ def fit(self: Trainer, steps: int|None=None, # iterations to do now; None: what 
         for k, v in self.train_step().items(): self.window[k] = self.window.get(k, 0) + v
         self.train_seconds += time.perf_counter() - start
         if self.step % self.log_every == 0: self.log_window()
-        for every, f in callbacks:
-            if self.step % every == 0 or self.step == self.config.steps: f(self)
+        due = [f for every, f in callbacks if self.step % every == 0 or self.step == self.config.steps]
+        if due: self.check_window()                                          # nothing is measured or saved after a divergence
+        for f in due: f(self)
     return self.history
 
 # %% ../nbs/09_trainer.ipynb #800df525
