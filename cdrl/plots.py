@@ -40,10 +40,10 @@ def sample_rows(rows: dict, # title: samples [N, C, H, W] or points [N, 2]; one 
     "Rows of images under each other with their titles on the left, or panels of points side by side."
     first = next(iter(rows.values()))
     if first.dim() == 2:
-        fig, axs = plt.subplots(1, len(rows), figsize=(2.2 * len(rows), 2.5), squeeze=False)
+        fig, axs = plt.subplots(1, len(rows), figsize=(2.2 * len(rows), 2.5), squeeze=False, dpi=72)      # small in notebooks; files have their own dpi
         for ax, (title, x) in zip(axs[0], rows.items()): draw_samples(ax, x, title=title)
     else:
-        fig, axs = plt.subplots(len(rows), 1, figsize=(n * scale + 1.2, len(rows) * scale * 1.12), squeeze=False)
+        fig, axs = plt.subplots(len(rows), 1, figsize=(n * scale + 1.2, len(rows) * scale * 1.12), squeeze=False, dpi=72)
         for ax, (title, x) in zip(axs[:, 0], rows.items()):
             draw_samples(ax, x[:n], ncol=n)
             ax.text(-0.01, 0.5, title, transform=ax.transAxes, ha="right", va="center", fontsize=9)
