@@ -73,11 +73,11 @@ def weights(self: EBM) -> list[tuple]: # (W, b) of the first layer, and the matr
 def body(self: EBM, y: Tensor, # [B, …]
          cond: list[tuple], weights: list[tuple] # from `condition` and `weights`
         ) -> Tensor: # [B]
-    "f for fixed conditions and weights: what a Langevin step repeats, eq. (1). Computed in the precision of the weights; the readout in its own."
+    "f for fixed conditions and weights: what a Langevin step repeats, eq. (1). Layers are computed in the precision of the weights; the residual stream and the readout in their own."
     readout, = cond[-1]
-    h = affine(self.features(y).to(weights[0][0].dtype), *weights[0])
+    h = affine(self.features(y), *weights[0]).to(readout.dtype)                           # the residual stream keeps the readout's precision
     for block, c, w in zip(self.blocks, cond, weights[1:]): h = block(h) if c is None else block(h, c, w)
-    h = F.relu(h).to(readout.dtype) if h.dim() == 2 else F.relu(h).sum((2, 3)).to(readout.dtype)
+    h = F.relu(h) if h.dim() == 2 else F.relu(h).sum((2, 3))
     return (h * readout).sum(1)
 
 # %% ../nbs/03_ebm.ipynb #9a3ab81b

@@ -83,7 +83,8 @@ def layer(c_in: int, # input channels
 def affine(x: Tensor, # [B, C, H, W] or [B, C]
            weight: Tensor, bias: Tensor # of a `layer`
           ) -> Tensor:
-    "What a `layer` does, with weights given from outside."
+    "What a `layer` does, with weights given from outside, in their precision."
+    x = x.to(weight.dtype)
     return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2) if weight.dim() == 4 else F.linear(x, weight, bias)
 
 # %% ../nbs/02_layers.ipynb #3f464ae8
