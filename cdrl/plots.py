@@ -77,7 +77,7 @@ def plot_quality(rows: list, # of dicts: step, seconds, and metrics
     fig, axs = plt.subplots(1, len(metrics), figsize=(3.4 * len(metrics), 2.6), squeeze=False)
     for ax, (k, label) in zip(axs[0], metrics.items()):
         ax.plot(d.seconds / 60, d[k], "o-", ms=3)
-        if k in floors: ax.axhline(floors[k], color="k", ls="--", lw=0.8, label="test images"); ax.legend()
+        if k in floors: ax.axhline(floors[k], color="k", ls="--", lw=0.8, label="real data"); ax.legend()
         ax.set(xlabel="training time, minutes", ylabel=label)
         finite = d[k][np.isfinite(d[k])]                   # a histogram KL is infinite while a bin is empty
         if len(finite) and (finite > 0).all(): ax.set_yscale("log")
