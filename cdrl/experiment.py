@@ -243,7 +243,7 @@ def markdown_table(rows: list # of dicts with the same keys: column: value
                   ):
     "Rows as a markdown table that a notebook renders; numbers with three digits."
     from IPython.display import Markdown
-    line = lambda cells: "| " + " | ".join(f"{c:.3g}" if isinstance(c, float) else str(c) for c in cells) + " |"
+    line = lambda cells: "| " + " | ".join(str(c) if not isinstance(c, float) else f"{c:,.0f}" if abs(c) >= 1000 else f"{c:.3g}" for c in cells) + " |"
     return Markdown("\n".join([line(rows[0]), line(["---"] * len(rows[0])), *(line(r.values()) for r in rows)]))
 
 # %% ../nbs/13_experiment.ipynb #ec9bcdba

@@ -37,7 +37,7 @@ def model(**kw): return build_model(get_config("digits", **SMALL, **kw), (1, 8, 
     (ValueError, "must be larger than logsnr_min", lambda: get_config("digits", logsnr_max=-6.0)),
     (ValueError, "must not exceed warmup", lambda: get_config("digits", init_warmup_offset=900)),
     (ValueError, "n_levels = 6 numbers", lambda: get_config("digits", level_weights=[1, 1])),
-    (ValueError, "not all 0", lambda: get_config("digits", level_weights=[0] * 6)),
+    (ValueError, "must not be all 0", lambda: get_config("digits", level_weights=[0] * 6)),
     (ValueError, "choose one of fp32, bf16", lambda: get_config("digits", precision="fp16")),
     (ValueError, "has no labels", lambda: build_model(get_config("checkerboard", conditional=True), (2,), 0)),
     (ValueError, "choose fewer factors", lambda: build_model(get_config("digits", init_channel_mult=[1] * 5), (1, 8, 8), 10)),
@@ -98,7 +98,7 @@ def test_nan_stops_before_the_checkpoint(tmp_path):
     trainer.fit(5); trainer.save_checkpoint(tmp_path / "c.pt")
     good = (tmp_path / "c.pt").read_bytes()
     with torch.no_grad(): trainer.model.ebm.head.weight.fill_(float("nan"))
-    with pytest.raises(DivergenceError, match="Lower ebm_lr"): trainer.fit(callbacks=[(5, lambda t: t.save_checkpoint(tmp_path / "c.pt"))])
+    with pytest.raises(DivergenceError, match="a lower ebm_lr"): trainer.fit(callbacks=[(5, lambda t: t.save_checkpoint(tmp_path / "c.pt"))])
     assert (tmp_path / "c.pt").read_bytes() == good
 
 
