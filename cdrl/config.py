@@ -77,6 +77,8 @@ PRESETS = {
                    init_groups=8, init_dropout=0.0, logsnr_max=6.0, steps=3_200),
     "fashion_mnist": dict(SMALL, dataset="fashion_mnist", patch=2, ebm_channels=32, ebm_channel_mult=(1, 2, 4), ebm_n_blocks=1, init_channels=32, init_channel_mult=(1, 2),
                           init_n_blocks=1, init_attention=(8,), init_groups=8, init_dropout=0.0, logsnr_max=6.0, ebm_lr=1.5e-3, batch_size=64, steps=4_800, precision="bf16"),
+    "emoji": dict(SMALL, dataset="emoji", patch=2, ebm_channels=32, ebm_channel_mult=(1, 2, 4), ebm_n_blocks=1, init_channels=32, init_channel_mult=(1, 2), init_n_blocks=1, init_attention=(8,), init_groups=8,
+                  init_dropout=0.0, logsnr_max=6.0, ebm_lr=1e-3, init_lr=2e-3, batch_size=64, ema=0.998, steps=12_000, precision="bf16"),
     "cifar10": dict(),
     "cifar10_large": dict(ebm_channels=256, init_channels=128),
     "imagenet32": dict(dataset="imagenet32", conditional=True, init_n_blocks=2, steps=1_000_000),
@@ -109,14 +111,15 @@ def check_value(name: str, value, # a setting and what was given for it
     return value
 
 # %% ../nbs/08_config.ipynb #18c42cb4
-def get_config(preset: str="digits", # a key of PRESETS, or folder:PATH (with the settings of fashion_mnist)
+def get_config(preset: str="digits", # a key of PRESETS, celeba64:ATTRIBUTE, or folder:PATH (with the settings of fashion_mnist)
                **overrides # any field of `Config`; None means the preset's
               ) -> Config:
     "The preset with overrides. Raises `ValueError` for an unknown preset, an unknown setting, or a value out of range."
-    if preset not in PRESETS and not preset.startswith("folder:"):
+    name = preset.split(":")[0]                                              # celeba64:Smiling has the settings of celeba64
+    if name not in (*PRESETS, "folder"):
         raise ValueError(f"dataset '{preset}' has no preset; choose one of {', '.join(PRESETS)} or folder:PATH")
     kinds = {f.name: type(f.default) for f in fields(Config)}
-    base = PRESETS[preset] if preset in PRESETS else dict(PRESETS["fashion_mnist"], dataset=preset)
+    base = dict(PRESETS[name if name in PRESETS else "fashion_mnist"], **({"dataset": preset} if ":" in preset else {}))
     given = {k: v for k, v in overrides.items() if v is not None}
     for k in given:
         if k not in kinds: raise ValueError(f"setting '{k}' is unknown; did you mean {' or '.join(get_close_matches(k, kinds, 3, 0.4)) or 'one of ' + ', '.join(kinds)}?")

@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+import numpy as np
 import pandas as pd
 import torch
 import yaml
@@ -194,9 +195,12 @@ def make_evaluator(data, # training data from `load_dataset`
     return ImageEvaluator(data, load_dataset(data.name, "test", root), extractors, n_reference)
 
 # %% ../nbs/13_experiment.ipynb #48f48dcc
-def spread_labels(n: int, n_class: int) -> torch.Tensor|None: # [n] long: 0, 1, …, 0, 1, …; None without classes
-    "All classes in turn."
-    return torch.arange(n) % n_class if n_class else None
+def spread_labels(n: int, # how many
+                  data # `ImageData`
+                 ) -> torch.Tensor: # [n] long
+    "Labels in the proportions of a dataset, well mixed: its sorted labels at the places i/φ mod 1, a sequence that fills [0, 1) evenly."
+    y = np.sort(np.asarray(data.y).ravel())
+    return torch.as_tensor(y[((np.arange(n) * (5 ** 0.5 - 1) / 2) % 1 * len(y)).astype(int)]).long()
 
 # %% ../nbs/13_experiment.ipynb #5c595344
 class Progress:
@@ -207,7 +211,7 @@ class Progress:
         self.run, self.evaluate, self.n, self.shown = run, evaluate, n, shown
     def __call__(self, trainer: Trainer) -> None:
         model, start = trainer.averaged, time.time()
-        samples = model.sample(self.n, label=spread_labels(self.n, model.n_class), seed=0)
+        samples = model.sample(self.n, label=spread_labels(self.n, trainer.stream.data) if model.n_class else None, seed=0)
         row = dict(step=trainer.step, seconds=trainer.train_seconds, **self.evaluate(samples))
         trainer.notes.setdefault("quality", []).append(row)
         trainer.notes.setdefault("shown", {})[str(trainer.step)] = samples[:self.shown if samples.dim() == 4 else 2000].clone()
