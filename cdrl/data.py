@@ -347,19 +347,20 @@ class BatchStream:
                  batch_size: int, # B
                  generator: torch.Generator, # of order and flips
                  flip: bool=False, # random horizontal flips
+                 rows: slice=slice(None), # part of each batch to return; the random numbers are those of the whole batch
                 ):
         if isinstance(data, ImageData) and batch_size > len(data): raise ValueError(f"batch_size {batch_size} is larger than the dataset ({len(data)})")
-        self.data, self.batch_size, self.generator, self.flip = data, batch_size, generator, flip
+        self.data, self.batch_size, self.generator, self.flip, self.rows = data, batch_size, generator, flip, rows
         self.order, self.place = torch.zeros(0, dtype=torch.long), 0
     def next(self) -> tuple[Tensor, Tensor]:
         "The next batch."
         B = self.batch_size
-        if not isinstance(self.data, ImageData): return self.data.sample(B, self.generator), torch.full((B,), -1)
+        if not isinstance(self.data, ImageData): return self.data.sample(B, self.generator)[self.rows], torch.full((B,), -1)[self.rows]
         if self.place + B > len(self.order): self.order, self.place = torch.randperm(len(self.data), generator=self.generator), 0
-        x, y = self.data.batch(self.order[self.place:self.place + B])
+        x, y = self.data.batch(self.order[self.place:self.place + B][self.rows])
         self.place += B
-        if self.flip: x = torch.where(torch.rand(B, 1, 1, 1, generator=self.generator) < 0.5, x.flip(-1), x)
-        if y.dim() == 2: y = y[torch.arange(B), torch.randint(y.shape[1], (B,), generator=self.generator)]
+        if self.flip: x = torch.where(torch.rand(B, 1, 1, 1, generator=self.generator)[self.rows] < 0.5, x.flip(-1), x)
+        if y.dim() == 2: y = y.gather(1, torch.randint(y.shape[1], (B, 1), generator=self.generator)[self.rows])[:, 0]
         return x, y
     def state_dict(self): return dict(order=self.order, place=self.place)
     def load_state_dict(self, state): self.order, self.place = state["order"], state["place"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from fastcore.basics import patch
+from .schedule import bcast, randn
 from .layers import Embedding, EnergyBlock, PointFeatures, SelfAttention, UNetBlock, group_norm
 
 # %% ../nbs/04_initializer.ipynb #9f659a5c
@@ -109,5 +110,4 @@ def draw_initial(mean: Tensor, # g [B, …]
                  generator: torch.Generator|None=None, # source of the noise
                 ) -> Tensor: # ŷ_t, like mean
     "A draw of q(y_t | x_{t+1}) (paper eq. for the initializer, §3.2)."
-    noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-    return torch.addcmul(mean, sigma_tilde.reshape(-1, *[1] * (mean.dim() - 1)), noise)
+    return torch.addcmul(mean, bcast(sigma_tilde, mean), randn(mean, generator))

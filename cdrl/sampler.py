@@ -9,7 +9,7 @@ __all__ = ['langevin', 'mala', 'recover', 'progressive_sample', 'tweedie']
 import math
 import torch
 from torch import Tensor
-from .schedule import Schedule, bcast
+from .schedule import Schedule, bcast, rand, randn
 from .recovery import recovery_log_density, recovery_score
 
 # %% ../nbs/06_sampler.ipynb #4155053a
@@ -24,8 +24,7 @@ def langevin(score, # callable y [B, …] → ∇ log p(y), like y
     y, s = y.clone(), bcast(step_size, y)
     half_s2 = s ** 2 / 2
     for k in range(n_steps):
-        noise = torch.randn(y.shape, generator=generator, device=y.device, dtype=y.dtype)
-        y.addcmul_(half_s2, score(y)).addcmul_(s, noise)
+        y.addcmul_(half_s2, score(y)).addcmul_(s, randn(y, generator))
         if callback: callback(k, y)
     return y
 
@@ -46,12 +45,12 @@ def mala(target, # callable y [B, …] → (log p [B], ∇ log p like y)
         return log_p, b * bcast((longest / b.flatten(1).norm(dim=1)).clamp(max=1.0), y)
     if n_steps: log_p, drift = value_and_drift(y)
     for k in range(n_steps):
-        noise = torch.randn(y.shape, generator=generator, device=y.device, dtype=y.dtype)
+        noise = randn(y, generator)
         proposal = torch.addcmul(y, s, noise + drift)
         new_log_p, new_drift = value_and_drift(proposal)
         back = noise + drift + new_drift                                    # the noise that would lead back, up to its sign
         log_ratio = new_log_p - log_p + (noise ** 2 - back ** 2).flatten(1).sum(1) / 2
-        accept = (torch.rand(log_ratio.shape, generator=generator, device=y.device).log() < log_ratio) & new_log_p.isfinite()
+        accept = (rand(len(y), generator, y.device).log() < log_ratio) & new_log_p.isfinite()
         here = bcast(accept, y)
         y, drift, log_p = torch.where(here, proposal, y), torch.where(here, new_drift, drift), torch.where(accept, new_log_p, log_p)
         if callback: callback(k, y, accept)
