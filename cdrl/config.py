@@ -51,7 +51,8 @@ class Config:
     metropolis: bool = False               # accept or reject each Langevin step
     level_weights: tuple = ()              # how often each level is trained, t = 0 … T-1; (): equally
     variance_reduction: bool = True        # one noise for both levels of a pair
-    batch_size: int = 256                  # 8 × 32
+    batch_size: int = 256                  # 8 × 32, over all devices
+    accumulate: int = 1                    # passes that a device's share of the batch is split into, to save memory
     steps: int = 500_000                   # iterations
     ebm_lr: float = 1e-4                   # Adam
     ebm_beta1: float = 0.9                 # Adam's β₁ of the EBM
@@ -63,6 +64,8 @@ class Config:
     ema: float = 0.9999                    # decay of the moving average of the weights
     precision: str = "fp32"                # "bf16": chains and initializer of training in bf16 (the energy's loss, weights, sampling stay fp32)
     compile: bool = False                  # torch.compile for the energy in chains (slow to start; untested on GPUs)
+    recoveries: int = 5                    # after a divergence: times to go back to a good checkpoint, with a new seed and a lower ebm_lr
+    recovery_factor: float = 0.25          # factor on ebm_lr at each of them
     seed: int = 0                          # of weights, data order and noise
 
 # %% ../nbs/08_config.ipynb #5a739115
@@ -88,7 +91,7 @@ PRESETS = {
 # %% ../nbs/08_config.ipynb #668afa13
 RANGES = { # inclusive bounds of the numbers
     "label_dropout": (0, 1), "n_levels": (1, 1000), "step_b2": (1e-12, 1), "step_r": (1e-6, 10), "ebm_channels": (2, 4096), "ebm_n_blocks": (1, 64), "patch": (1, 16), "input_scale": (1e-3, 1e3), "fourier": (0, 1e3), "init_channels": (2, 4096),
-    "init_n_blocks": (1, 64), "init_dropout": (0, 0.99), "init_groups": (1, 1024), "n_langevin": (0, 10_000), "batch_size": (1, 1_000_000), "steps": (1, 100_000_000),
+    "init_n_blocks": (1, 64), "init_dropout": (0, 0.99), "init_groups": (1, 1024), "n_langevin": (0, 10_000), "batch_size": (1, 1_000_000), "accumulate": (1, 100_000), "recoveries": (0, 100), "recovery_factor": (0.01, 1), "steps": (1, 100_000_000),
     "ebm_lr": (0, 1), "init_lr": (0, 1), "ebm_beta1": (0, 0.9999), "warmup": (1, 10_000_000), "init_warmup_offset": (0, 10_000_000), "decay_from": (0, 1), "grad_clip": (1e-9, 1e9),
     "ema": (0, 1), "seed": (0, 2 ** 63 - 1)}
 CHOICES = {"step_size": ("paper", "posterior"), "step_c": ("sigma_bar", "constant"), "energy_scale": ("langevin", "noise"), "ebm_act": ("silu", "relu", "leaky_relu"),
@@ -125,6 +128,7 @@ def get_config(preset: str="digits", # a key of PRESETS, celeba64:ATTRIBUTE, or 
         if k not in kinds: raise ValueError(f"setting '{k}' is unknown; did you mean {' or '.join(get_close_matches(k, kinds, 3, 0.4)) or 'one of ' + ', '.join(kinds)}?")
     config = replace(Config(), **{k: check_value(k, v, kinds[k]) for k, v in {**base, **given}.items()})
     if config.logsnr_max <= config.logsnr_min: raise ValueError(f"logsnr_max ({config.logsnr_max}) must be larger than logsnr_min ({config.logsnr_min})")
+    if config.batch_size % config.accumulate: raise ValueError(f"accumulate ({config.accumulate}) must divide batch_size ({config.batch_size})")
     if config.init_warmup_offset > config.warmup: raise ValueError(f"init_warmup_offset ({config.init_warmup_offset}) must not exceed warmup ({config.warmup})")
     for name in ("level_weights", "level_langevin"):
         v = getattr(config, name)
