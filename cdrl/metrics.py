@@ -131,22 +131,30 @@ class ImageEvaluator:
                 ):
         self.extractors, n = extractors, min(n_reference, len(train))
         self.x_train, self.x_test = train.batch(np.linspace(0, len(train) - 1, n).astype(int))[0], test.batch(range(min(len(test), n_reference)))[0]
-        self.train = {k: e.features(self.x_train) for k, e in extractors.items()}
-        self.test = {k: e.features(self.x_test) for k, e in extractors.items()}
+        self.train, self.test = self.features(self.x_train), self.features(self.x_test)
         self.reference = f"{n} of {len(train)} training images of {train.name}"
+    def features(self, x: Tensor # [N, C, H, W] in [-1, 1]
+                ) -> dict: # extractor: [N, D]
+        "Features by every extractor; those live on the CPU."
+        return {k: e.features(x.cpu()) for k, e in self.extractors.items()}
     def floors(self, n: int # samples to compare with
               ) -> dict: # fd_<extractor>: distance of min(n, all) test images from the reference
         "What real images that were not trained on reach."
         return {f"fd_{k}": frechet_distance(v[:n], self.train[k]) for k, v in self.test.items()}
-    def __call__(self, samples: Tensor # [N, C, H, W] in [-1, 1]
-                ) -> dict: # fd_, precision_, recall_ for each extractor
-        "Fréchet distance, precision and recall (the latter at no more than 2,000 a side)."
-        out, samples = {}, samples.cpu()                                  # the extractors live on the CPU
-        for k, e in self.extractors.items():
-            feats = e.features(samples)
-            pr = precision_recall(feats[:2000], self.train[k][:2000])
-            out.update({f"fd_{k}": frechet_distance(feats, self.train[k]), f"precision_{k}": pr["precision"], f"recall_{k}": pr["recall"]})
+    def score(self, features: dict, # from `features`
+              k: int=5 # neighbours of precision and recall
+             ) -> dict: # fd_, precision_, recall_ for each extractor
+        "Fréchet distance, precision and recall (the latter at no more than 2,000 a side; left out for k samples or fewer, which it says)."
+        out = {}
+        for name, feats in features.items():
+            out[f"fd_{name}"] = frechet_distance(feats, self.train[name])
+            if len(feats) <= k: print(f"{len(feats)} samples: too few for precision and recall with {k} neighbours"); continue
+            pr = precision_recall(feats[:2000], self.train[name][:2000], k)
+            out.update({f"precision_{name}": pr["precision"], f"recall_{name}": pr["recall"]})
         return out
+    def __call__(self, samples: Tensor # [N, C, H, W] in [-1, 1]
+                ) -> dict: # as `score`
+        return self.score(self.features(samples))
 
 # %% ../nbs/10_metrics.ipynb #277b5a37
 def nearest(x: Tensor, # [N, …]
@@ -176,9 +184,17 @@ class PointEvaluator:
     def floors(self, n: int) -> dict:
         "What n exact samples reach (seed 0)."
         return self(self.density.sample(n, torch.Generator().manual_seed(0)))
+    def features(self, samples: Tensor) -> dict:
+        "The points themselves."
+        return dict(points=samples.cpu())
+    def score(self, features: dict # from `features`
+             ) -> dict: # inside, histogram_kl
+        "Share inside and histogram KL."
+        samples = features["points"]
+        return dict(inside=self.density.inside(samples).float().mean().item(), histogram_kl=histogram_kl(samples, self.density))
     def __call__(self, samples: Tensor # [N, 2]
                 ) -> dict: # inside, histogram_kl
-        return dict(inside=self.density.inside(samples.cpu()).float().mean().item(), histogram_kl=histogram_kl(samples, self.density))
+        return self.score(self.features(samples))
 
 # %% ../nbs/10_metrics.ipynb #1c856308
 def grid_kl(log_p: Tensor, # [G] true log-density on a grid, any constant

@@ -26,7 +26,7 @@ from .sampler import recover
 from .initializer import draw_initial
 from .model import CDRL, write_whole
 from .config import Config, build_model, get_config
-from .parallel import barrier, mean_over_ranks, rank, world, wrap
+from .parallel import agree, barrier, mean_over_ranks, rank, world, wrap
 
 # %% ../nbs/09_trainer.ipynb #f5996959
 def lr_factor(step: int, # iterations done
@@ -174,10 +174,11 @@ def signs_of_divergence(row: dict, # means over a window
                         gap_share: float=0.5, # largest |energy gap| / size of f
                         growth: float=50.0, # largest factor over the median so far
                         reach: float=20.0, # largest coordinate of a chain's end
+                        n: int=50, # iterations in the window; below 10, only values that are not finite count
                        ) -> list: # sentences; empty: healthy
     "What is wrong with a window, if anything."
     bad = [f"{k} is not finite" for k, v in row.items() if not math.isfinite(v)]
-    if bad: return bad
+    if bad or n < 10: return bad
     if row["f_size"] > 1e-3 and abs(row["energy_gap"]) > gap_share * row["f_size"]: bad.append(f"the energy gap is {row['energy_gap']:.3g} at |f| = {row['f_size']:.3g}")
     for k in ("f_size", "ebm_grad"):
         usual = sorted(h[k] for h in history)[len(history) // 2] if len(history) >= 5 else math.inf
@@ -191,7 +192,7 @@ def check_window(self: Trainer) -> dict: # name: mean over the window (and over 
     "Mean of everything logged since the last row of the history. Raises `DivergenceError` if it shows signs of divergence."
     n = (self.step - 1) % self.log_every + 1
     row = {k: v / n for k, v in mean_over_ranks(self.window).items()}
-    bad = signs_of_divergence(row, self.history)
+    bad = signs_of_divergence(row, self.history, n=n)
     if bad:
         raise DivergenceError(f"training diverged before iteration {self.step}: {'; '.join(bad)}. Earlier checkpoints are untouched. "
                               f"Start another run with a lower ebm_lr (now {self.optimizers['ebm'].param_groups[0]['initial_lr']:.2g}), a longer warmup, energy_scale='noise' or a smaller step_r")
@@ -212,7 +213,7 @@ def fit(self: Trainer, steps: int|None=None, # iterations to do now; None: what 
        ) -> list: # the history
     "Train. Raises `DivergenceError` on divergence: at once without checkpoints, else after `config.recoveries` attempts to recover."
     end = self.config.steps if steps is None else min(self.step + steps, self.config.steps)
-    if checkpoints and not checkpoints.all(): checkpoints.save(self)             # somewhere to go back to
+    if checkpoints and agree(not checkpoints.all()): checkpoints.save(self)             # somewhere to go back to
     while self.step < end:
         try:
             start = time.perf_counter()
