@@ -209,15 +209,19 @@ def count_flops(f # callable
 # %% ../nbs/13_experiment.ipynb #3f0d824d
 def make_evaluator(data, # training data from `load_dataset`
                    root: Path, # data/
-                   n_reference: int=10_000 # training images used at most
+                   n_reference: int=10_000, # training images used at most
+                   inception=None, # `InceptionFeatures`, if the weights are there
+                   cache: Path|None=None # folder for the features of real images
                   ):
     "A `PointEvaluator` or an `ImageEvaluator` with all feature extractors that there are."
     if not isinstance(data, ImageData): return PointEvaluator(data)
-    folder, extractors = repo_root() / "reports" / f"classifier-{data.name}", {}
+    name = data.name.split(":")[0]
+    folder, extractors = repo_root() / "reports" / f"classifier-{name}", {}
     if (folder / "classifier.json").exists(): extractors["classifier"] = load_classifier(folder)
-    else: print(f"no FD-classifier for '{data.name}': {folder.name}/ has no classifier; papermill nbs/classifier.ipynb out.ipynb -p dataset {data.name}")
+    else: print(f"no FD-classifier for '{data.name}': {folder.name}/ has no classifier; papermill nbs/classifier.ipynb out.ipynb -p dataset {name}")
     extractors["lite0"] = Lite0Features()
-    return ImageEvaluator(data, load_dataset(data.name, "test", root), extractors, n_reference)
+    if inception: extractors["inception"] = inception
+    return ImageEvaluator(data, load_dataset(data.name, "test", root), extractors, n_reference, cache)
 
 # %% ../nbs/13_experiment.ipynb #48f48dcc
 def spread_labels(n: int, # how many
