@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['TORCHVISION', 'ARCHIVES', 'EMOJI', 'LOADERS', 'ImageData', 'load_sklearn_digits', 'missing_files', 'unpack',
-           'unpack_debian_fashion', 'load_torchvision', 'ArrayUnpickler', 'read_imagenet_batch', 'file_sha256',
-           'write_mapped', 'open_mapped', 'load_imagenet32', 'read_image', 'celeba_attributes', 'load_celeba64',
-           'read_emoji', 'load_emoji', 'load_folder', 'Checkerboard', 'load_dataset', 'BatchStream']
+           'unpack_debian_fashion', 'ArrayUnpickler', 'read_pickle', 'read_arrays', 'load_torchvision',
+           'read_imagenet_batch', 'file_sha256', 'write_pixels', 'PixelFile', 'open_pixels', 'load_imagenet32',
+           'read_image', 'celeba_attributes', 'load_celeba64', 'read_emoji', 'load_emoji', 'load_folder',
+           'Checkerboard', 'load_dataset', 'BatchStream']
 
 # %% ../nbs/01_data.ipynb #167ba481
 import gzip
@@ -29,12 +30,13 @@ from torch.nn import functional as F
 from torchvision import datasets as tvd
 from torchvision.transforms import functional as TF
 from PIL import Image
+from scipy.io import loadmat
 from sklearn.datasets import load_digits
 
 # %% ../nbs/01_data.ipynb #cdaaa4b7
 @dataclass
 class ImageData:
-    "Images with labels: `x` uint8 `[N, C, H, W]` (array or memory map), `y` long `[N]`, or `[N, A]` for A attributes of each image."
+    "Images with labels: `x` uint8 `[N, C, H, W]` (array, or `PixelFile` on disk), `y` long `[N]`, or `[N, A]` for A attributes of each image."
     name: str
     x: np.ndarray
     y: np.ndarray
@@ -116,9 +118,41 @@ def unpack_debian_fashion(folder: Path, # data/FashionMNIST/raw
         partial.write_bytes(gzip.decompress(gz.read_bytes()))
         os.replace(partial, target)
 
+# %% ../nbs/01_data.ipynb #d69e2f97
+class ArrayUnpickler(pickle.Unpickler):
+    "Unpickler for plain containers and NumPy arrays; anything else raises `UnpicklingError`."
+    allowed = {("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
+               ("numpy.core.numeric", "_frombuffer"), ("numpy._core.numeric", "_frombuffer"), ("_codecs", "encode")}
+    def find_class(self, module, name):
+        if (module, name) not in self.allowed: raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a data file")
+        return super().find_class(module, name)
+
+# %% ../nbs/01_data.ipynb #8b5c86be
+def read_pickle(path: Path # a dataset's batch, also one written by Python 2
+               ) -> dict:
+    "Unpickle a data file safely. Raises `UnpicklingError` for anything but arrays, strings and numbers in containers."
+    with open(path, "rb") as f: return ArrayUnpickler(f, encoding="latin1").load()
+
 # %% ../nbs/01_data.ipynb #1b15700e
 ARCHIVES = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"} # unpacked if they lie under data/
 
+def read_arrays(name: str, # mnist, fashion_mnist, cifar10, cifar100 or svhn
+                split: str, root: Path # as in `load_torchvision`
+               ) -> tuple: # x [N, C, H, W] uint8, y [N], names of the classes
+    "Read the files of a torchvision dataset: IDX by torchvision, MATLAB by SciPy, CIFAR's pickles by an unpickler that knows nothing but arrays."
+    cls, sub, files, _ = TORCHVISION[name]
+    if name.startswith("cifar"):
+        load = lambda f: read_pickle(root / sub / f)
+        parts = [load(f) for f in files[:-1] if f.startswith(("data", "train") if split == "train" else "test")]
+        key, names = ("fine_labels", "fine_label_names") if name == "cifar100" else ("labels", "label_names")
+        return np.concatenate([p["data"] for p in parts]).reshape(-1, 3, 32, 32), np.concatenate([p[key] for p in parts]), tuple(load(files[-1])[names])
+    if name == "svhn":
+        d = loadmat(root / f"{split}_32x32.mat")
+        return d["X"].transpose(3, 2, 0, 1), d["y"][:, 0].astype(np.int64) % 10, tuple(map(str, range(10)))       # the digit 0 has the label 10
+    d = cls(root, train=split == "train")
+    return np.pad(np.asarray(d.data)[:, None], ((0, 0), (0, 0), (2, 2), (2, 2))), np.asarray(d.targets), tuple(d.classes)     # 28×28 → 32×32
+
+# %% ../nbs/01_data.ipynb #e138bccd
 def load_torchvision(name: str, # key of TORCHVISION
                      split: str, # "train" or "test"
                      root: Path, # data/
@@ -129,24 +163,14 @@ def load_torchvision(name: str, # key of TORCHVISION
     if name == "fashion_mnist": unpack_debian_fashion(root / sub)
     archive = root / ARCHIVES.get(name, "none")
     if archive.is_file() and not (root / sub).exists(): unpack(archive, root)
-    if not download: missing_files(name, root / sub, files, source)
-    which = dict(split=split) if name == "svhn" else dict(train=split == "train")
-    try: d = cls(root, download=download, **which)
+    if download: cls(root, download=True, **(dict(split=split) if name == "svhn" else dict(train=split == "train")))      # checks MD5 sums
+    missing_files(name, root / sub, files, source)
+    try:
+        x, y, classes = read_arrays(name, split, root)
+        if len(x) != len(y) or x.dtype != np.uint8: raise ValueError(f"{len(x)} images of {x.dtype} and {len(y)} labels")
     except Exception as e:
-        raise ValueError(f"dataset '{name}' under {root / sub} cannot be read ({e}); a file is truncated or altered: delete it and get it again from: {source}") from e
-    x, y = np.asarray(d.data), np.asarray(d.labels if name == "svhn" else d.targets)
-    if x.ndim == 3: x = np.pad(x[:, None], ((0, 0), (0, 0), (2, 2), (2, 2)))     # 28×28 grey → 32×32
-    elif x.shape[-1] == 3: x = x.transpose(0, 3, 1, 2)
-    return ImageData(name, x, y, tuple(getattr(d, "classes", map(str, range(10)))))
-
-# %% ../nbs/01_data.ipynb #d69e2f97
-class ArrayUnpickler(pickle.Unpickler):
-    "Unpickler for plain containers and NumPy arrays; anything else raises `UnpicklingError`."
-    allowed = {("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
-               ("numpy.core.numeric", "_frombuffer"), ("numpy._core.numeric", "_frombuffer"), ("_codecs", "encode")}
-    def find_class(self, module, name):
-        if (module, name) not in self.allowed: raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a data file")
-        return super().find_class(module, name)
+        raise ValueError(f"dataset '{name}' under {root / sub} cannot be read ({type(e).__name__}: {e}); a file is truncated or altered: delete it and get it again from: {source}") from e
+    return ImageData(name, x, y, classes)
 
 # %% ../nbs/01_data.ipynb #21117420
 def read_imagenet_batch(path: Path # train_data_batch_k or val_data, pickle or .npz
@@ -156,7 +180,7 @@ def read_imagenet_batch(path: Path # train_data_batch_k or val_data, pickle or .
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as z: data, labels = z["data"], z["labels"]
         else:
-            with open(path, "rb") as f: d = ArrayUnpickler(f, encoding="latin1").load()
+            d = read_pickle(path)
             data, labels = d["data"], d["labels"]
     except Exception as e: raise ValueError(f"{path} is not a downsampled ImageNet batch ({type(e).__name__}: {e}); get it again from image-net.org") from e
     data, labels = np.asarray(data), np.asarray(labels)
@@ -170,45 +194,65 @@ def file_sha256(path: Path) -> str: # hexadecimal
     with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
 # %% ../nbs/01_data.ipynb #e7f6b4f5
-def write_mapped(stem: Path, # gets .x.u8 (pixels), .y.npy (labels) and .json (shape and checksums)
+def write_pixels(stem: Path, # gets .x.u8 (pixels), .y.npy (labels) and .json (shape and checksums)
                  shape: tuple, # of one image
                  chunks: Iterator # yields (uint8 [n_i, *shape], labels [n_i] or [n_i, A])
                 ) -> None:
-    "Write chunks to files that can be memory-mapped, in constant memory. The .json comes last: without it the conversion is not done."
+    "Write chunks of images to one file, in constant memory. The .json comes last: without it the conversion is not done."
     name, digest, labels = lambda end: stem.with_name(stem.name + end), hashlib.sha256(), []
     try:
         with open(name(".x.partial"), "wb") as f:
             for x, y in chunks:
                 x = np.ascontiguousarray(x, np.uint8)
                 f.write(x); digest.update(x); labels.append(y)
+                del x, y                                                     # or two pieces would be in memory while the next is read
         np.save(name(".y.npy"), np.concatenate(labels))
         os.replace(name(".x.partial"), name(".x.u8"))
     finally: name(".x.partial").unlink(missing_ok=True)
     about = dict(shape=[sum(map(len, labels)), *shape], sha256_x=digest.hexdigest(), sha256_y=file_sha256(name(".y.npy")))
     name(".json.partial").write_text(json.dumps(about)); os.replace(name(".json.partial"), name(".json"))
 
+# %% ../nbs/01_data.ipynb #06d07f64
+class PixelFile:
+    "A uint8 array `[N, …]` in a file; indexing with a number, a slice or an array of places reads those rows and nothing else."
+    def __init__(self, path: Path, shape: tuple):
+        self.file, self.shape, self.dtype = open(path, "rb"), tuple(shape), np.dtype(np.uint8)
+        self.row = math.prod(self.shape[1:])
+    def __len__(self): return self.shape[0]
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            if step == 1: return self.read(start, max(0, stop - start))
+            index = range(start, stop, step)
+        if np.ndim(index) == 0: return self.read(int(index) % len(self), 1)[0]
+        return np.concatenate([self.read(int(i) % len(self), 1) for i in index])
+    def read(self, first: int, n: int) -> np.ndarray: # [n, …]
+        "n rows in a piece."
+        data = os.pread(self.file.fileno(), n * self.row, first * self.row)
+        return np.frombuffer(data, np.uint8).reshape(n, *self.shape[1:])
+
 # %% ../nbs/01_data.ipynb #1b584382
-def open_mapped(stem: Path # as given to `write_mapped`
-               ) -> tuple[np.ndarray, np.ndarray]: # x [N, …] uint8, read-only memory map; y
-    "Open what `write_mapped` wrote, after comparing checksums. Raises `ValueError` if a file was altered."
+def open_pixels(stem: Path # as given to `write_pixels`
+               ) -> tuple[PixelFile, np.ndarray]: # x [N, …] uint8; y
+    "Open what `write_pixels` wrote, after comparing checksums. Raises `ValueError` if a file was altered."
     name = lambda end: stem.with_name(stem.name + end)
     about = json.loads(name(".json").read_text())
     for end, key in ((".x.u8", "sha256_x"), (".y.npy", "sha256_y")):
         if not name(end).exists() or file_sha256(name(end)) != about[key]:
             raise ValueError(f"{name(end)} is missing or was altered after it was written; delete {name('.json')} to convert the dataset again")
-    return np.memmap(name(".x.u8"), np.uint8, "r", shape=tuple(about["shape"])), np.load(name(".y.npy"))
+    return PixelFile(name(".x.u8"), about["shape"]), np.load(name(".y.npy"))
 
 # %% ../nbs/01_data.ipynb #bcccf747
 def load_imagenet32(split: str, root: Path, # data/, with imagenet32/train_data_batch_1 … 10 and val_data (pickle or .npz)
                    ) -> ImageData:
-    "Downsampled ImageNet at 32×32, memory-mapped; labels 0 … 999. Converted on first use."
+    "Downsampled ImageNet at 32×32, in a `PixelFile`; labels 0 … 999. Converted on first use."
     folder, stem = root / "imagenet32", root / "imagenet32" / split
     names = [f"train_data_batch_{i}" for i in range(1, 11)] if split == "train" else ["val_data"]
     if not stem.with_suffix(".json").exists():
         files = [folder / f"{n}.npz" if (folder / f"{n}.npz").exists() else folder / n for n in names]
         missing_files("imagenet32", folder, [f.name for f in files], "image-net.org/download-images (downsampled, 32×32; needs an account)")
-        write_mapped(stem, (3, 32, 32), map(read_imagenet_batch, files))
-    return ImageData("imagenet32", *open_mapped(stem), tuple(map(str, range(1000))))
+        write_pixels(stem, (3, 32, 32), map(read_imagenet_batch, files))
+    return ImageData("imagenet32", *open_pixels(stem), tuple(map(str, range(1000))))
 
 # %% ../nbs/01_data.ipynb #e65cdbd6
 def read_image(path: Path, size: int # side of the square result
@@ -232,7 +276,7 @@ def celeba_attributes(folder: Path # data/celeba
 def load_celeba64(split: str, root: Path, # data/, with celeba/img_align_celeba/ (or .zip) and the .txt files, as torchvision lays them out
                   attribute: str="Male" # one of the 40 as labels 0 and 1; "all": labels 2j + v for attribute j of value v, [N, 40]
                  ) -> ImageData:
-    "Aligned CelebA, centre crop of 178 px resized to 64×64, memory-mapped. Raises `ValueError` for an unknown attribute."
+    "Aligned CelebA, centre crop of 178 px resized to 64×64, in a `PixelFile`. Raises `ValueError` for an unknown attribute."
     folder, stem, source = root / "celeba", root / "celeba" / f"{split}64", "mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
     if (folder / "img_align_celeba.zip").is_file() and not (folder / "img_align_celeba").exists(): unpack(folder / "img_align_celeba.zip", folder)
     missing_files("celeba64", folder, ("img_align_celeba", "list_eval_partition.txt", "list_attr_celeba.txt"), source)
@@ -242,8 +286,8 @@ def load_celeba64(split: str, root: Path, # data/, with celeba/img_align_celeba/
         part = [l.split() for l in (folder / "list_eval_partition.txt").read_text().splitlines() if l.strip()]
         names = [n for n, p in part if p == ("0" if split == "train" else "2")]
         missing_files("celeba64", folder / "img_align_celeba", names, source)
-        write_mapped(stem, (3, 64, 64), ((read_image(folder / "img_align_celeba" / n, 64)[None], values[n][None]) for n in names))
-    x, y = open_mapped(stem)
+        write_pixels(stem, (3, 64, 64), ((read_image(folder / "img_align_celeba" / n, 64)[None], values[n][None]) for n in names))
+    x, y = open_pixels(stem)
     if attribute == "all": return ImageData("celeba64:all", x, y + 2 * np.arange(len(attributes)), tuple(f"{no}{a}" for a in attributes for no in ("not ", "")))
     return ImageData(f"celeba64:{attribute}", x, y[:, attributes.index(attribute)], (f"not {attribute}", attribute))
 

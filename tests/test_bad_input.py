@@ -1,6 +1,4 @@
 """One clear error for each wrong input: it names the value and says what is allowed or what to do."""
-import gzip
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +9,13 @@ from PIL import Image
 from cdrl.config import build_model, get_config
 from cdrl.data import BatchStream, load_dataset
 from cdrl.ebm import EBM
-from cdrl.experiment import open_run
+from cdrl.experiment import open_run, pick_device, read_report
 from cdrl.layers import EnergyBlock
-from cdrl.metrics import frechet_distance, load_classifier, precision_recall
+from cdrl.metrics import InceptionFeatures, frechet_distance, load_classifier, precision_recall
 from cdrl.model import CDRL
 from cdrl.schedule import Schedule
-from cdrl.trainer import DivergenceError, Trainer
+from cdrl.trainer import Checkpoints, DivergenceError, Trainer
+from made_data import idx
 
 SMALL = dict(ebm_channels=8, ebm_channel_mult=[1], ebm_n_blocks=1, init_channels=8, init_channel_mult=[1], init_n_blocks=1, batch_size=8, n_langevin=1)
 
@@ -62,18 +61,24 @@ def model(**kw): return build_model(get_config("digits", **SMALL, **kw), (1, 8, 
     (FileNotFoundError, "list_attr_celeba.txt", lambda: load_dataset("celeba64", root="/nowhere")),
     (FileNotFoundError, "at least 10", lambda: load_dataset("folder:/nowhere")),
     (ValueError, "larger than the dataset", lambda: BatchStream(load_dataset("digits"), 9999, torch.Generator())),
+    (ValueError, "recoveries is 200; it must be in 0 … 100", lambda: get_config("digits", recoveries=200)),
+    (ValueError, "must divide batch_size", lambda: get_config("digits", accumulate=5)),
+    (FileNotFoundError, "npm pack emoji-datasource-google@16", lambda: load_dataset("emoji", root="/nowhere")),
+    (FileNotFoundError, "train_32x32.mat", lambda: load_dataset("svhn", root="/nowhere")),
+    (FileNotFoundError, "cifar-100-python/meta", lambda: load_dataset("cifar100", root="/nowhere")),
+    (FileNotFoundError, "list_attr_celeba.txt", lambda: load_dataset("celeba64:all", root="/nowhere")),
+    (ValueError, "run name '..' is not allowed", lambda: open_run("/tmp", "..", "", {})),
+    (FileNotFoundError, "nothing to resume", lambda: open_run("/tmp/none", "x", "", {}, resume=True)),
+    (FileNotFoundError, "no intact checkpoint", lambda: Checkpoints("/nowhere").newest()),
+    (FileNotFoundError, "no Inception weights at /nowhere", lambda: InceptionFeatures("/nowhere")),
+    (ValueError, "device 'tpu' is unknown", lambda: pick_device("tpu")),
+    (FileNotFoundError, "reports/none", lambda: read_report("none")),
     (ValueError, "at least two samples", lambda: frechet_distance(torch.zeros(1, 2), torch.zeros(5, 2))),
     (ValueError, "more than 5", lambda: precision_recall(torch.zeros(5, 2), torch.zeros(9, 2))),
 ])
 def test_message(error, message, call):
     with pytest.raises(error) as e: call()
     assert message in str(e.value)
-
-
-def idx(path, array):
-    """An IDX file, the format of MNIST and Fashion-MNIST."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes())
 
 
 def test_truncated_fashion_mnist(tmp_path):
@@ -95,11 +100,12 @@ def test_image_that_is_none(tmp_path):
 
 def test_nan_stops_before_the_checkpoint(tmp_path):
     trainer = Trainer(get_config("digits", **SMALL, steps=20), load_dataset("digits"), log_every=5)
-    trainer.fit(5); trainer.save_checkpoint(tmp_path / "c.pt")
-    good = (tmp_path / "c.pt").read_bytes()
+    kept = Checkpoints(tmp_path)
+    trainer.fit(5); kept.save(trainer)
+    good = kept.newest()
     with torch.no_grad(): trainer.model.ebm.head.weight.fill_(float("nan"))
-    with pytest.raises(DivergenceError, match="a lower ebm_lr"): trainer.fit(callbacks=[(5, lambda t: t.save_checkpoint(tmp_path / "c.pt"))])
-    assert (tmp_path / "c.pt").read_bytes() == good
+    with pytest.raises(DivergenceError, match="a lower ebm_lr"): trainer.fit(callbacks=[(5, kept.save)])
+    assert kept.all() == [good]
 
 
 def test_run_folder_that_cannot_be_written(tmp_path):

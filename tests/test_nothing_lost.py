@@ -1,0 +1,71 @@
+"""Killed at random moments, on a full disk, with a damaged checkpoint, by two processes at once: nothing is lost and every error is clear."""
+import os
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from cdrl.experiment import lock_folder, open_run
+from conftest import ROOT, TINY
+
+WORKER = """
+import sys, torch
+from pathlib import Path
+from cdrl.config import get_config
+from cdrl.data import load_dataset
+from cdrl.trainer import Checkpoints, Trainer
+folder = Path(sys.argv[1])
+settings = dict(ebm_channels=8, ebm_channel_mult=[1], ebm_n_blocks=1, init_channels=8, init_channel_mult=[1], init_n_blocks=1, init_dropout=0.1, batch_size=8, n_langevin=1, conditional=True, steps=900)
+trainer, kept = Trainer(get_config("digits", **settings), load_dataset("digits"), log_every=7), Checkpoints(folder)
+if kept.all(): trainer.load_checkpoint(kept.newest())
+print("from", trainer.step, flush=True)
+trainer.fit(callbacks=[(4, kept.save)], checkpoints=kept)
+torch.save(dict(weights=[p.detach() for p in trainer.ema.parameters()], history=[{k: v for k, v in h.items() if k != "seconds"} for h in trainer.history]), folder / "done.pt")
+"""
+
+
+def start(folder):
+    folder.mkdir(exist_ok=True)
+    process = subprocess.Popen([sys.executable, "-c", WORKER, str(folder)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    lines = [process.stdout.readline()]
+    while not lines[-1].startswith("from"): lines.append(process.stdout.readline())
+    return process, lines
+
+
+def test_killed_at_ten_random_moments_is_bit_identical(tmp_path):
+    whole, _ = start(tmp_path / "whole")
+    assert whole.wait(300) == 0
+    kills, moments, chance = 0, [], random.SystemRandom()
+    while not (tmp_path / "killed/done.pt").exists():
+        process, lines = start(tmp_path / "killed")
+        if kills == 6: assert any("is truncated or altered" in l for l in lines)               # damaged after the sixth kill, below
+        if kills < 12:
+            moments.append((lines[-1].strip(), delay := chance.uniform(0, 0.5)))
+            time.sleep(delay); process.kill(); process.wait(); kills += 1
+            if kills == 6:
+                last = sorted((tmp_path / "killed").glob("checkpoint-*"))[-1]
+                data = bytearray(last.read_bytes()); data[len(data) // 2] ^= 1; last.write_bytes(data)
+        else: assert process.wait(300) == 0
+    a, b = (torch.load(tmp_path / f / "done.pt", weights_only=True) for f in ("whole", "killed"))
+    assert kills >= 10, moments
+    assert all(torch.equal(x, y) for x, y in zip(a["weights"], b["weights"])) and a["history"] == b["history"], moments
+    assert not list((tmp_path / "killed").glob(".*partial")) and len(list((tmp_path / "killed").glob("checkpoint-*"))) == 3
+
+
+def test_a_second_process_on_the_same_run_is_refused(notebook, tmp_path):
+    run = open_run(tmp_path / "reports", "busy", "", {})
+    (run.folder / "checkpoints").mkdir(); (run.folder / "checkpoints/checkpoint-00000001-0.pt").write_bytes(b"")
+    code = f"from cdrl.experiment import open_run; open_run({str(tmp_path / 'reports')!r}, 'busy', '', {{}}, resume=True)"
+    r = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert r.returncode and f"run 'busy' is in use by process {os.getpid()}" in r.stderr
+    run.close()
+    lock_folder(run.folder).close()
+
+
+def test_two_devices_through_the_notebook(notebook):
+    run = notebook("train", n_devices=2, **TINY) / "digits"
+    assert {"metrics.json", "history.csv", "quality.csv"} <= {p.name for p in run.iterdir()}
+    with pytest.raises(Exception, match="n_devices is 99; this machine has"): notebook("train", n_devices=99, run="many", **TINY)
