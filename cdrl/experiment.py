@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['repo_root', 'read_parameters', 'check_counts', 'commit', 'Run', 'check_run_name', 'find_run', 'lock_folder',
-           'open_run', 'device_name', 'write_manifest', 'pick_device', 'FlopCounter', 'count_flops', 'make_evaluator',
-           'spread_labels', 'sample_share', 'Progress', 'read_report', 'report_row', 'markdown_table', 'report_table']
+           'open_run', 'device_name', 'write_manifest', 'pick_device', 'FlopCounter', 'count_flops', 'kept_bytes',
+           'count_costs', 'make_evaluator', 'spread_labels', 'sample_share', 'Progress', 'read_report', 'report_row',
+           'markdown_table', 'report_table']
 
 # %% ../nbs/13_experiment.ipynb #4ee01cc8
 import fcntl
@@ -16,7 +17,7 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 import numpy as np
@@ -25,7 +26,10 @@ import torch
 import yaml
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+from .layers import frozen
+from .ebm import value_and_grad
 from .model import write_whole
+from .config import build_model
 from .data import ImageData, load_dataset
 from .metrics import ImageEvaluator, Lite0Features, PointEvaluator, load_classifier
 from .parallel import gather_rows, rank, share, world
@@ -205,6 +209,38 @@ def count_flops(f # callable
     "Floating-point operations of f()."
     with FlopCounter() as counter: f()
     return counter.flops
+
+# %% ../nbs/13_experiment.ipynb #8d21c4b1
+def kept_bytes(f # callable → loss with gradient
+              ) -> int:
+    "Bytes that f() keeps for its backward pass, each storage once."
+    kept = {}
+    def pack(x): kept[id(x.untyped_storage())] = (x.untyped_storage(), x.untyped_storage().nbytes()); return x
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x): loss = f()
+    return sum(n for _, n in kept.values())
+
+# %% ../nbs/13_experiment.ipynb #857f9707
+def count_costs(config, # `Config`
+                shape: tuple # of one sample
+               ) -> dict: # parameters; operations of a training step per sample, of its Langevin part, of a sample, of the run; evaluations; bytes
+    "What a configuration costs, counted on the meta device for one sample (labels left out: they cost nothing to speak of)."
+    model = build_model(replace(config, conditional=False), shape, 0).to("meta")
+    x, s, t, c = torch.empty(1, *shape, device="meta"), model.schedule, torch.zeros(1, dtype=torch.long, device="meta"), config
+    size = lambda m: sum(p.numel() for p in m.parameters()) if m is not None else 0
+    with frozen(model.ebm):
+        f = model.ebm.fix(s.logsnr[:-1], None, t)
+        gradient = count_flops(lambda: value_and_grad(f, x))
+    energy = lambda: model.ebm(torch.cat([x, x]), s.logsnr[:-1], None, t.repeat(2)).sum()
+    guess = lambda: model.initializer(x, s.logsnr[1:], None, t).square().sum()
+    init_pass, init_step = (count_flops(guess), count_flops(lambda: guess().backward()) if c.initializer in ("cooperative", "clean") else count_flops(guess)) if model.initializer else (0, 0)
+    K = list(c.level_langevin) or [c.n_langevin] * c.n_levels
+    weights = list(c.level_weights) or [1] * c.n_levels
+    langevin = gradient * sum(k * w for k, w in zip(K, weights)) / sum(weights)
+    step = langevin + init_step + count_flops(lambda: energy().backward())
+    trained = size(model.ebm) + (size(model.initializer) if c.initializer in ("cooperative", "clean") else 0)
+    return dict(ebm_parameters=size(model.ebm), init_parameters=size(model.initializer), langevin_flops=langevin, step_flops=step, sample_flops=(sum(K) + 1) * gradient + c.n_levels * init_pass,
+                run_flops=step * c.batch_size * c.steps, evaluations=sum(K) + 1 + c.n_levels * bool(model.initializer), batch_size=c.batch_size, steps=c.steps,
+                state_bytes=20 * trained, pass_bytes=max(kept_bytes(energy), kept_bytes(guess) if model.initializer else 0))
 
 # %% ../nbs/13_experiment.ipynb #3f0d824d
 def make_evaluator(data, # training data from `load_dataset`

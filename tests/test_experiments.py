@@ -132,3 +132,10 @@ def test_train_refuses(notebook, tmp_path, parameters, message):
     with pytest.raises(PapermillExecutionError) as e: notebook("train", **{**TINY, "data": str(tmp_path / "none"), **parameters})
     assert message in e.value.evalue
     assert not list((tmp_path / "reports").glob("*/metrics.json")) and not list(tmp_path.rglob("*.partial"))
+
+
+def test_cost(notebook):
+    run = notebook("cost", presets=["digits", "cifar10"]) / "cost"
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert {r["preset"]: r["evaluations"] for r in metrics["counted"]} == dict(digits=67, cifar10=97) and "projection" in metrics["assumption"]
+    assert metrics["projected_hours"]["cifar10"]["8 × H100"] < metrics["projected_hours"]["cifar10"]["8 × A100"]

@@ -1,0 +1,18 @@
+"""The paper's presets at full network size, two steps and four samples, from files in the true formats. Slow: pytest -m slow tests/test_paper_scale.py (some minutes)."""
+import json
+
+import pytest
+
+from cdrl.model import CDRL
+from made_data import MAKERS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", ["cifar10", "imagenet32", "celeba64"])
+def test_two_steps_and_four_samples(notebook, tmp_path, dataset):
+    MAKERS[dataset](tmp_path / "data")
+    run = notebook("train", dataset=dataset, data=str(tmp_path / "data"), steps=2, batch_size=4, accumulate=2, n_samples=4, n_progress=2, n_reference=32, snapshots=1) / dataset
+    metrics, model = json.loads((run / "metrics.json").read_text()), CDRL.from_pretrained(run / "model")
+    assert metrics["steps"] == 2 and metrics["n_samples"] == 4 and model.n_langevin == 15 and model.schedule.n_levels == 6
+    assert (model.n_class, model.shape) == dict(cifar10=(0, (3, 32, 32)), imagenet32=(1000, (3, 32, 32)), celeba64=(0, (3, 64, 64)))[dataset]
+    if dataset == "cifar10": assert sum(p.numel() for p in model.ebm.parameters()) == 34_833_152
