@@ -135,7 +135,7 @@ def test_train_refuses(notebook, tmp_path, parameters, message):
 
 
 def test_cost(notebook):
-    run = notebook("cost", presets=["digits", "cifar10"]) / "cost"
+    run = notebook("cost", presets=["digits", "cifar10"], n_images=5000) / "cost"
     metrics = json.loads((run / "metrics.json").read_text())
     assert {r["preset"]: r["evaluations"] for r in metrics["counted"]} == dict(digits=67, cifar10=97) and "projection" in metrics["assumption"]
-    assert metrics["projected_hours"]["cifar10"]["8 × H100"] < metrics["projected_hours"]["cifar10"]["8 × A100"]
+    assert metrics["loading"]["images"] == 5000 and metrics["projected_hours"]["cifar10"]["8 × H100"] < metrics["projected_hours"]["cifar10"]["8 × A100"]
