@@ -78,11 +78,12 @@ def autocast(self: Trainer): # context
 
 # %% ../nbs/09_trainer.ipynb #63da2080
 @patch
-def draw_pair(self: Trainer, x0: Tensor, label: Tensor, # data of these rows [B, …] and labels [B]
-              source # generator, or `RowGenerator` of these rows
+def draw_pair(self: Trainer, x0: Tensor|None=None, label: Tensor|None=None, # data of these rows [B, …] and labels [B]; None: the next batch
+              source=None # generator, or `RowGenerator` of these rows; None: the trainer's
              ) -> dict: # y_pos, x_next [B, …], t [B], label [B] or None
     "Noise data at two neighbouring levels (Algorithm 1, lines 2–3), with label dropout."
-    c = self.config
+    c, source = self.config, source or self.generator
+    if x0 is None: x0, label = (v.to(self.device) for v in self.stream.next())
     weights = torch.tensor(c.level_weights or [1] * c.n_levels, dtype=torch.float, device=self.device)
     t = torch.multinomial(weights, c.batch_size, replacement=True, generator=self.generator)
     if isinstance(source, RowGenerator): t = t[source.rows]
