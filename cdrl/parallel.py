@@ -7,6 +7,7 @@ __all__ = ['join_group', 'rank', 'world', 'agree', 'barrier', 'mean_over_ranks',
 
 # %% ../nbs/08a_parallel.ipynb #1274d753
 import os
+import warnings
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -65,4 +66,5 @@ def share(n: int # to do
 
 def wrap(module: nn.Module) -> nn.Module:
     "The module whose gradients are averaged over all processes."
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")               # of 1×1 convolutions in channels-last layout; harmless
     return DistributedDataParallel(module, device_ids=[next(module.parameters()).device.index] if next(module.parameters()).is_cuda else None) if world() > 1 else module

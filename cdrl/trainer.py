@@ -172,7 +172,7 @@ class DivergenceError(FloatingPointError):
 # %% ../nbs/09_trainer.ipynb #68e6425e
 def signs_of_divergence(row: dict, # means over a window
                         history: list, # rows before it
-                        gap_share: float=0.5, # largest |energy gap| / size of f
+                        gap_share: float=1.0, # largest |energy gap| / size of f
                         growth: float=50.0, # largest factor over the median so far
                         reach: float=20.0, # largest coordinate of a chain's end
                         n: int=50, # iterations in the window; below 10, only values that are not finite count
