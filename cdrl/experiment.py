@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['repo_root', 'read_parameters', 'check_counts', 'commit', 'Run', 'check_run_name', 'find_run', 'lock_folder',
            'open_run', 'device_name', 'write_manifest', 'pick_device', 'FlopCounter', 'count_flops', 'kept_bytes',
-           'count_costs', 'make_evaluator', 'spread_labels', 'sample_share', 'Progress', 'read_report', 'report_row',
-           'markdown_table', 'report_table']
+           'count_costs', 'classifier_folder', 'make_evaluator', 'spread_labels', 'sample_share', 'Progress',
+           'read_report', 'report_row', 'markdown_table', 'report_table']
 
 # %% ../nbs/13_experiment.ipynb #4ee01cc8
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -213,7 +214,7 @@ def count_flops(f # callable
 # %% ../nbs/13_experiment.ipynb #8d21c4b1
 def kept_bytes(f # callable → loss with gradient
               ) -> int:
-    "Bytes that f() keeps for its backward pass, each storage once."
+    "Bytes that f() keeps for its backward pass, each storage once; weights too."
     kept = {}
     def pack(x): kept[id(x.untyped_storage())] = (x.untyped_storage(), x.untyped_storage().nbytes()); return x
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x): loss = f()
@@ -230,19 +231,27 @@ def count_costs(config, # `Config`
     with frozen(model.ebm):
         f = model.ebm.fix(s.logsnr[:-1], None, t)
         gradient = count_flops(lambda: value_and_grad(f, x))
-    energy = lambda: model.ebm(torch.cat([x, x]), s.logsnr[:-1], None, t.repeat(2)).sum()
-    guess = lambda: model.initializer(x, s.logsnr[1:], None, t).square().sum()
+    many = lambda B: (x.expand(B, *shape).contiguous(), t.repeat(B))
+    def energy(B=1): return model.ebm(many(2 * B)[0], s.logsnr[:-1], None, many(2 * B)[1]).sum()
+    def guess(B=1): return model.initializer(many(B)[0], s.logsnr[1:], None, many(B)[1]).square().sum()
+    per_image = lambda f: kept_bytes(lambda: f(3)) - kept_bytes(lambda: f(2))             # the difference: weights are kept once
     init_pass, init_step = (count_flops(guess), count_flops(lambda: guess().backward()) if c.initializer in ("cooperative", "clean") else count_flops(guess)) if model.initializer else (0, 0)
-    K = list(c.level_langevin) or [c.n_langevin] * c.n_levels
+    K = [k + c.metropolis for k in c.level_langevin or [c.n_langevin] * c.n_levels]        # a corrected chain also evaluates its start
     weights = list(c.level_weights) or [1] * c.n_levels
     langevin = gradient * sum(k * w for k, w in zip(K, weights)) / sum(weights)
     step = langevin + init_step + count_flops(lambda: energy().backward())
     trained = size(model.ebm) + (size(model.initializer) if c.initializer in ("cooperative", "clean") else 0)
     return dict(ebm_parameters=size(model.ebm), init_parameters=size(model.initializer), langevin_flops=langevin, step_flops=step, sample_flops=(sum(K) + 1) * gradient + c.n_levels * init_pass,
                 run_flops=step * c.batch_size * c.steps, evaluations=sum(K) + 1 + c.n_levels * bool(model.initializer), batch_size=c.batch_size, steps=c.steps,
-                state_bytes=20 * trained, pass_bytes=max(kept_bytes(energy), kept_bytes(guess) if model.initializer else 0))
+                state_bytes=20 * trained, pass_bytes=max(per_image(energy), per_image(guess) if model.initializer else 0))
 
 # %% ../nbs/13_experiment.ipynb #3f0d824d
+def classifier_folder(dataset: str # name of a dataset
+                     ) -> str: # name of the run folder of its classifier
+    "classifier-digits, classifier-celeba64-Male; a folder's has a checksum of its path."
+    if dataset.startswith("folder:"): return f"classifier-folder-{hashlib.sha256(dataset.encode()).hexdigest()[:8]}"
+    return "classifier-" + dataset.replace(":", "-")
+
 def make_evaluator(data, # training data from `load_dataset`
                    root: Path, # data/
                    n_reference: int=10_000, # training images used at most
@@ -251,10 +260,9 @@ def make_evaluator(data, # training data from `load_dataset`
                   ):
     "A `PointEvaluator` or an `ImageEvaluator` with all feature extractors that there are."
     if not isinstance(data, ImageData): return PointEvaluator(data)
-    name = data.name.split(":")[0]
-    folder, extractors = repo_root() / "reports" / f"classifier-{name}", {}
+    folder, extractors = repo_root() / "reports" / classifier_folder(data.name), {}
     if (folder / "classifier.json").exists(): extractors["classifier"] = load_classifier(folder)
-    else: print(f"no FD-classifier for '{data.name}': {folder.name}/ has no classifier; papermill nbs/classifier.ipynb out.ipynb -p dataset {name}")
+    else: print(f"no FD-classifier for '{data.name}': {folder.name}/ has no classifier; papermill nbs/classifier.ipynb out.ipynb -p dataset {data.name}")
     extractors["lite0"] = Lite0Features()
     if inception: extractors["inception"] = inception
     return ImageEvaluator(data, load_dataset(data.name, "test", root), extractors, n_reference, cache)
@@ -272,9 +280,10 @@ def sample_share(model, n: int, # samples of all processes together
                  label=None, # [n] or None
                  seed: int=0, **options # of `CDRL.sample`
                 ) -> torch.Tensor: # [share(n), …]: this process's samples
-    "Draw this process's part of n samples; every process has noise of its own. Alone, it draws all."
+    "Draw this process's part of n samples; every process has noise of its own. Alone, it draws all. Raises `ValueError` for fewer samples than processes."
+    if n < world(): raise ValueError(f"{n} samples cannot be shared by {world()} processes; ask for at least {world()}")
     mine = label[rank()::world()] if label is not None else None
-    return model.sample(max(1, share(n)), label=mine, seed=seed + 1_000_003 * rank(), **options)
+    return model.sample(share(n), label=mine, seed=seed + 1_000_003 * rank(), **options)
 
 # %% ../nbs/13_experiment.ipynb #08c14e23
 class Progress:

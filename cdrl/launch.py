@@ -32,7 +32,7 @@ def train_folder(run: Run, trainer: Trainer, evaluate, # from `open_run`, with t
                  n_progress: int=500 # samples to measure at each snapshot
                 ) -> None:
     "Go on from the newest intact checkpoint, if there is one, and train to the end; recover from divergence."
-    if agree(bool(run.checkpoints.all())): trainer.load_checkpoint(run.checkpoints.newest())
+    if agree(bool(run.checkpoints.all())): trainer.load_checkpoint(run.checkpoints.newest()); barrier()
     progress = Progress(run, evaluate, n_progress)
     trainer.fit(callbacks=[(max(1, trainer.config.steps // snapshots), progress), (checkpoint_every, progress.save)], checkpoints=run.checkpoints)
 
@@ -41,7 +41,7 @@ def start_processes(run: Run, n_devices: int, device: str, arguments: list) -> N
     "Start `python -m cdrl.launch` once a device by `torchrun`, and show what the processes print. Raises `ValueError` for more devices than there are, `RuntimeError` if they fail."
     there = torch.cuda.device_count() if device == "cuda" else os.cpu_count()
     if not 1 <= n_devices <= there: raise ValueError(f"n_devices is {n_devices}; this machine has {there} ({device})")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_devices), "-m", "cdrl.launch", str(run.folder), "--locked", *arguments]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_devices), "-m", "cdrl.launch", str(run.folder.resolve()), "--locked", *arguments]
     lines, env = [], {**os.environ, **({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})}
     with Popen(command, stdout=PIPE, stderr=STDOUT, text=True, cwd=repo_root(), pass_fds=[run.lock.fileno()], env=env) as process:
         try:
@@ -55,7 +55,7 @@ def launch(run: Run, # opened by this process
            **options # of `main`: data, snapshots, checkpoint_every, n_progress, n_reference, keep, log_every
           ) -> None:
     "Train a run folder with one process a device."
-    start_processes(run, n_devices, device, [s for k, v in options.items() for s in (f"--{k.replace('_', '-')}", str(v))])
+    start_processes(run, n_devices, device, [s for k, v in options.items() for s in (f"--{k.replace('_', '-')}", str(v.resolve() if isinstance(v, Path) else v))])
 
 # %% ../nbs/13a_launch.ipynb #760dfa64
 def load_model(name: str, # folder of a model, or official:PATH
@@ -92,6 +92,8 @@ def sampling_job(folder: Path, # with job.json
                  device: str, model: str, dataset: str, data: str, n_reference: int, inception: str|None=None, inception_sha256: str|None=None, **drawing) -> None:
     "What each process of `launch_sampling` does."
     weights = InceptionFeatures(inception, inception_sha256 or INCEPTION_SHA256, device) if inception else None
+    if rank() == 0: [load_dataset(dataset, split, data) for split in ("train", "test")]
+    barrier()
     evaluate = make_evaluator(load_dataset(dataset, "train", data), Path(data), n_reference, weights, Path(data) / "cache")
     samples, labels, features = draw_features(load_model(model, repo_root(), device), evaluate, **drawing)
     if rank() == 0: save_file({k: v.contiguous() for k, v in dict(samples=samples, **({} if labels is None else {"labels": labels}), **features).items()}, folder / "drawn.safetensors")
@@ -121,10 +123,10 @@ def main(args: list|None=None # command line; None: the process's own
     lock = lock_folder(a.folder) if rank() == 0 and not a.locked else None
     run = Run(a.folder, settings, commit(repo_root()), time.time(), lock, a.keep)
     config = get_config(settings["dataset"], **{k: v for k, v in settings.items() if k != "dataset"})
-    data, source = None, a.data or repo_root() / "data"
-    if rank() == 0: data = load_dataset(config.dataset, "train", source)              # the first converts, the others read what it wrote
+    source = a.data or repo_root() / "data"
+    if rank() == 0: [load_dataset(config.dataset, split, source) for split in ("train", "test")]       # the first converts, the others read what it wrote
     barrier()
-    data = data or load_dataset(config.dataset, "train", source)
+    data = load_dataset(config.dataset, "train", source)
     train_folder(run, Trainer(config, data, device, a.log_every), make_evaluator(data, source, a.n_reference), a.snapshots, a.checkpoint_every, a.n_progress)
     barrier()
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['INCEPTION_SHA256', 'frechet_distance', 'SmallClassifier', 'train_classifier', 'save_classifier', 'load_classifier',
-           'Lite0Features', 'InceptionFeatures', 'fid_name', 'inception_scores', 'precision_recall', 'cached_features',
-           'ImageEvaluator', 'nearest', 'histogram_kl', 'PointEvaluator', 'grid_kl']
+           'Lite0Features', 'InceptionFeatures', 'fid_name', 'inception_scores', 'precision_recall', 'some_of',
+           'cached_features', 'ImageEvaluator', 'nearest', 'histogram_kl', 'PointEvaluator', 'grid_kl']
 
 # %% ../nbs/10_metrics.ipynb #ed349b2c
 import contextlib
@@ -144,14 +144,18 @@ class InceptionFeatures:
         return features @ self.net.fc.weight.T.cpu()
 
 # %% ../nbs/10_metrics.ipynb #084a4a25
-def fid_name(n: int # samples
+def fid_name(n: int, # samples
+             n_real: int, # real images compared with
+             n_all: int # real images that there are
             ) -> str:
-    "FID for 50,000 samples or more; FID-5k, FID-900 for fewer."
-    return "FID" if n >= 50_000 else f"FID-{n // 1000}k" if n >= 1000 else f"FID-{n}"
+    "FID for 50,000 samples or more against a whole set; else the numbers are part of the name: FID-5k, FID-900, FID-50k-against-10k."
+    short = lambda k: f"{k // 1000}k" if k % 1000 == 0 else str(k)
+    return "FID" if n >= 50_000 and n_real == n_all else f"FID-{short(n)}" + ("" if n_real == n_all else f"-against-{short(n_real)}")
 
 def inception_scores(features: Tensor, # [N, 2048] of samples
                      real: Tensor, # [M, 2048] of the reference
                      logits: Tensor, # [N, 1008] of samples
+                     n_all: int|None=None, # real images that there are; None: M
                     ) -> dict: # FID (or FID-…k), KID with its standard deviation over 100 subsets, IS with that over 10 splits
     "The scores of the literature under their names."
     from torch_fidelity.metric_isc import isc_features_to_metric
@@ -159,7 +163,7 @@ def inception_scores(features: Tensor, # [N, 2048] of samples
     size = min(1000, len(features), len(real))
     kid = kid_features_to_metric(features, real, kid_subset_size=size, kid_subsets=100, rng_seed=2020, kid_kernel="poly", kid_kernel_poly_degree=3, kid_kernel_poly_gamma=None, kid_kernel_poly_coef0=1.0, verbose=False)
     isc = isc_features_to_metric(logits)
-    return {fid_name(len(features)): frechet_distance(features, real), "KID": kid["kernel_inception_distance_mean"], "KID_std": kid["kernel_inception_distance_std"], "KID_subset": size,
+    return {fid_name(len(features), len(real), n_all or len(real)): frechet_distance(features, real), "KID": kid["kernel_inception_distance_mean"], "KID_std": kid["kernel_inception_distance_std"], "KID_subset": size,
             "IS": isc["inception_score_mean"], "IS_std": isc["inception_score_std"]}
 
 # %% ../nbs/10_metrics.ipynb #58cce527
@@ -174,14 +178,19 @@ def precision_recall(samples: Tensor, # [N, D] features of samples
     return {m: float(scores[m]) for m in ("precision", "recall")}
 
 # %% ../nbs/10_metrics.ipynb #0cd08f61
+def some_of(data: ImageData, n: int # at most
+           ) -> np.ndarray: # [min(n, N)] places
+    "A fixed random choice of images, in random order (datasets come sorted), the same for the same n."
+    return np.random.default_rng(0).permutation(len(data))[:n]
+
 def cached_features(extractor, # has `features` and `key`
-                    data: ImageData, n: int, # the first, the last and evenly spaced images between, n in all
+                    data: ImageData, n: int, # `some_of` them
                     cache: Path|None # folder; None: compute anew
                    ) -> Tensor: # [n, D]
-    "Features of real images, kept in a file whose name is a checksum of all that they depend on: extractor and weights, pixels, number, PyTorch."
-    compute = lambda: extractor.features(data.batch(np.linspace(0, len(data) - 1, n).astype(int))[0])
+    "Features of real images, kept in a file whose name is a checksum of all that they depend on: extractor and weights, pixels, choice, PyTorch."
+    compute = lambda: torch.cat([extractor.features(data.batch(part)[0]) for part in np.array_split(some_of(data, n), max(1, n // 2000))])
     if cache is None: return compute()
-    key = hashlib.sha256(json.dumps([extractor.key, data.checksum(), n, torch.__version__]).encode()).hexdigest()[:24]
+    key = hashlib.sha256(json.dumps([extractor.key, data.checksum(), n, "some_of", torch.__version__]).encode()).hexdigest()[:24]
     file = Path(cache) / f"features-{key}.npy"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -200,7 +209,7 @@ class ImageEvaluator:
                  cache: Path|None=None # folder for the features of real images
                 ):
         self.data, self.extractors, n = train, extractors, min(n_reference, len(train))
-        self.x_train, self.x_test = train.batch(np.linspace(0, len(train) - 1, n).astype(int))[0], test.batch(range(min(len(test), n_reference)))[0]
+        self.x_train, self.x_test = train.batch(some_of(train, n))[0], test.batch(some_of(test, n_reference))[0]
         self.train = {k: cached_features(e, train, n, cache) for k, e in extractors.items()}
         self.test = {k: cached_features(e, test, len(self.x_test), cache) for k, e in extractors.items()}
         self.reference = f"{n} of {len(train)} training images of {train.name}"

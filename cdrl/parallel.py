@@ -8,6 +8,7 @@ __all__ = ['join_group', 'rank', 'world', 'agree', 'barrier', 'mean_over_ranks',
 # %% ../nbs/08a_parallel.ipynb #1274d753
 import os
 import warnings
+from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ def join_group() -> str: # device of this process
     if "LOCAL_RANK" not in os.environ: return "cuda" if torch.cuda.is_available() else "cpu"
     device = f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "cpu"
     if device != "cpu": torch.cuda.set_device(device)
-    if not dist.is_initialized(): dist.init_process_group("nccl" if device != "cpu" else "gloo")
+    if not dist.is_initialized(): dist.init_process_group("nccl" if device != "cpu" else "gloo", timeout=timedelta(hours=3))       # the first process may be converting a dataset
     return device
 
 # %% ../nbs/08a_parallel.ipynb #c0396e00
@@ -31,7 +32,7 @@ def world() -> int:
     "How many processes work together."
     return dist.get_world_size() if dist.is_initialized() else 1
 
-def agree(answer: bool) -> bool:
+def agree(answer):
     "The first process's answer, for all: files come and go between two looks."
     if not dist.is_initialized(): return answer
     answers = [answer]

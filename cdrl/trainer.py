@@ -250,7 +250,7 @@ def state(self: Trainer) -> dict: # tensors, numbers and strings
 @patch
 def load_checkpoint(self: Trainer, path: str|Path) -> None:
     "Go on where the checkpoint stopped. Raises `ValueError` if it cannot be read or belongs to other settings."
-    try: state = torch.load(path, map_location=self.device, weights_only=True)
+    try: state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError: raise
     except Exception as e: raise ValueError(f"checkpoint {path} cannot be read ({str(e)[:100]}); delete it to start again") from e
     now = asdict(self.config)
@@ -260,9 +260,9 @@ def load_checkpoint(self: Trainer, path: str|Path) -> None:
     for k, o in self.optimizers.items(): o.load_state_dict(state["optimizers"][k])
     for k, s in self.schedulers.items(): s.load_state_dict(state["schedulers"][k])
     self.step, self.train_seconds, self.history, self.window, self.notes, self.recoveries = (state[k] for k in ("step", "train_seconds", "history", "window", "notes", "recoveries"))
-    self.generator.set_state(state["generator"].cpu()); self.stream.generator.set_state(state["data_rng"].cpu()); self.stream.load_state_dict(state["stream"])
-    torch.set_rng_state(state["torch_rng"].cpu())
-    if "cuda_rng" in state and self.device.type == "cuda": torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
+    self.generator.set_state(state["generator"]); self.stream.generator.set_state(state["data_rng"]); self.stream.load_state_dict(state["stream"])
+    torch.set_rng_state(state["torch_rng"])
+    if "cuda_rng" in state and self.device.type == "cuda": torch.cuda.set_rng_state(state["cuda_rng"], self.device)
     if rank(): torch.manual_seed(self.config.seed + 1_000_003 * self.step + rank())        # dropout differs between devices
 
 # %% ../nbs/09_trainer.ipynb #7cb91f21
@@ -284,12 +284,16 @@ class Checkpoints:
     def intact(self, path: Path) -> bool:
         "Whether a file is what was written."
         return path.stem.split("-")[-1] == file_sha256(path)[:16]
-    def newest(self) -> Path:
-        "The newest intact checkpoint; names the damaged ones that it skips. Raises `FileNotFoundError` if there is none."
-        for path in reversed(self.all()):
-            if self.intact(path): return path
+    def newest(self) -> Path: # the first process chooses for all
+        "The newest intact checkpoint; names and removes the damaged ones that it skips. Raises `FileNotFoundError` if there is none."
+        found = None
+        for path in reversed(self.all() if rank() == 0 else []):
+            if self.intact(path): found = path; break
             print(f"{path.name} is truncated or altered; the one before it is used")
-        raise FileNotFoundError(f"no intact checkpoint in {self.folder}; start the run again")
+            path.rename(path.with_suffix(".damaged"))
+        found = agree(found)
+        if found is None: raise FileNotFoundError(f"no intact checkpoint in {self.folder}; start the run again")
+        return found
 
 # %% ../nbs/09_trainer.ipynb #f910ce60
 @patch
@@ -297,11 +301,12 @@ def save(self: Checkpoints, trainer: Trainer) -> None:
     "Write the trainer's state, then remove what is no longer kept. Raises `OSError` that says what to do if the disk is full or the folder cannot be written."
     if rank() == 0:
         partial = self.folder / ".checkpoint.partial"
+        state = trainer.state()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with open(partial, "wb") as f:
                 hashed = HashedFile(f)
-                torch.save(trainer.state(), hashed); f.flush()
+                torch.save(state, hashed); f.flush()
                 if f.seekable(): os.fsync(f.fileno())
             new = self.folder / f"checkpoint-{trainer.step:08}-{hashed.digest.hexdigest()[:16]}.pt"
             os.replace(partial, new)
@@ -310,8 +315,10 @@ def save(self: Checkpoints, trainer: Trainer) -> None:
             cause = e if isinstance(e, OSError) else e.__context__ or e
             raise OSError(getattr(cause, "errno", None) or errno.EIO, f"the checkpoint at iteration {trainer.step} cannot be written to {self.folder} ({getattr(cause, 'strerror', None) or cause}); earlier ones are intact. "
                           "Make room or permissions, then go on with -p resume True") from e
-        same = [p for p in self.all() if p != new and p.name.split("-")[1] == new.name.split("-")[1]]
-        for old in {*same, *[p for p in self.all() if p not in same][:-self.keep]}: old.unlink()
+        others = [p for p in self.all() if p != new]
+        replaced = [p for p in others if p.name.split("-")[1] >= new.name.split("-")[1]]                         # of the same iteration, or of a future that was given up
+        kept = [p for p in others if p not in replaced]
+        for old in replaced + kept[:max(0, len(kept) + 1 - self.keep)]: old.unlink()
     barrier()
 
 # %% ../nbs/09_trainer.ipynb #986d2f49
@@ -323,12 +330,13 @@ def go_back(self: Trainer, checkpoints: Checkpoints, reason: str) -> None:
         rates = ", ".join(f"{r['ebm_lr']:.2g}" for r in tried)
         raise DivergenceError(f"{reason}. Given up after {len(tried)} recoveries" + (f" (ebm_lr {rates})" if tried else "") + "; the last good checkpoint is kept")
     last = checkpoints.newest()
-    barrier()
-    if tried and tried[-1]["back_to"] == int(last.name.split("-")[1]) and len(checkpoints.all()) > 1 and rank() == 0: last.unlink()      # it led here twice
-    barrier()
+    if tried and tried[-1]["back_to"] == int(last.name.split("-")[1]) and agree(len(checkpoints.all()) > 1):       # it led here twice
+        if rank() == 0: last.unlink()
+        last = checkpoints.newest()
     lr = c.ebm_lr * c.recovery_factor ** (len(tried) + 1)
     diverged_at = self.step
-    self.load_checkpoint(checkpoints.newest())
+    self.load_checkpoint(last)
+    barrier()                                                                # all have read it before it is replaced
     self.recoveries = [*tried, dict(diverged_at=diverged_at, back_to=self.step, ebm_lr=lr, seed=c.seed + 1 + len(tried), reason=reason)]
     for generator in (self.generator, self.stream.generator): generator.manual_seed(self.recoveries[-1]["seed"])
     self.schedulers["ebm"].base_lrs = [lr]
