@@ -134,6 +134,19 @@ def test_train_refuses(notebook, tmp_path, parameters, message):
     assert not list((tmp_path / "reports").glob("*/metrics.json")) and not list(tmp_path.rglob("*.partial"))
 
 
+def test_inpainting(notebook):
+    train = notebook("train", **TINY) / "digits"
+    run = notebook("inpainting", model=str(train / "model"), n_images=8, n_resample=1, seeds=[0, 1]) / "inpainting-digits"
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["known_pixels_exact"] and {(r["mask"], r["way"]) for r in metrics["results"]} == {(m, w) for m in ("half", "box", "random", "free-form") for w in ("CDRL", "initializer alone", "nearest neighbour", "mean image")}
+    assert {p.stem for p in (run / "figures").iterdir()} == {"half", "box", "random", "free-form"}
+
+
+def test_evaluate_refuses_points_before_it_makes_a_folder(notebook, tmp_path):
+    with pytest.raises(PapermillExecutionError, match="has points"): notebook("evaluate", dataset="checkerboard")
+    assert not (tmp_path / "reports").exists()
+
+
 def test_cost(notebook):
     run = notebook("cost", presets=["digits", "cifar10"], n_images=5000) / "cost"
     metrics = json.loads((run / "metrics.json").read_text())

@@ -31,7 +31,9 @@ def start(folder):
     folder.mkdir(exist_ok=True)
     process = subprocess.Popen([sys.executable, "-c", WORKER, str(folder)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     lines = [process.stdout.readline()]
-    while not lines[-1].startswith("from"): lines.append(process.stdout.readline())
+    while not lines[-1].startswith("from"):
+        assert lines[-1], f"the worker ended with code {process.wait()}"
+        lines.append(process.stdout.readline())
     return process, lines
 
 
