@@ -6,18 +6,23 @@
 __all__ = ['repo_root', 'read_parameters', 'check_counts', 'commit', 'Run', 'check_run_name', 'find_run', 'lock_folder',
            'open_run', 'device_name', 'write_manifest', 'pick_device', 'FlopCounter', 'count_flops', 'kept_bytes',
            'count_costs', 'classifier_folder', 'make_evaluator', 'spread_labels', 'sample_share', 'Progress',
-           'read_report', 'report_row', 'markdown_table', 'report_table']
+           'expand_grid', 'run_state', 'run_one', 'run_grid', 'main', 'read_report', 'report_row', 'markdown_table',
+           'report_table']
 
 # %% ../nbs/13_experiment.ipynb #4ee01cc8
+import argparse
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -309,6 +314,79 @@ class Progress:
         "History and checkpoint only."
         if rank() == 0: self.run.write_csv("history.csv", trainer.history); self.run.write_csv("quality.csv", trainer.notes.get("quality", []))
         self.run.checkpoints.save(trainer)
+
+# %% ../nbs/13_experiment.ipynb #78c18c84
+def expand_grid(spec: dict # of the YAML file: notebook, name, base, grid, runs
+               ) -> dict: # run name: parameters
+    "The runs of a grid. Raises `ValueError` for unknown entries, names that are not plain or that are not different."
+    unknown = set(spec) - {"notebook", "name", "base", "grid", "runs"}
+    if unknown or not {"notebook", "name"} <= set(spec): raise ValueError(f"a grid has the entries notebook, name, base, grid and runs; got {', '.join(spec)}")
+    grid = spec.get("grid") or {}
+    points = [dict(zip(grid, values)) for values in itertools.product(*grid.values())] if grid else []
+    runs = {}
+    for point in points + list(spec.get("runs") or []):
+        parameters = {**(spec.get("base") or {}), **point}
+        name = check_run_name(spec["name"].format(**parameters))
+        if name in runs: raise ValueError(f"two runs of the grid have the name '{name}'; put what differs between them into name")
+        runs[name] = parameters
+    return runs
+
+# %% ../nbs/13_experiment.ipynb #ad1c0b88
+def run_state(folder: Path) -> str: # "finished", "interrupted", "failed" or "to do"
+    "What has become of a run, by its files."
+    if (folder / "metrics.json").exists(): return "finished"
+    if (folder / "error.txt").exists(): return "failed"
+    return "interrupted" if (folder / "params.yaml").exists() else "to do"
+
+def run_one(notebook: str, # name under nbs/
+            folder: Path, parameters: dict, # of the run
+            threads: int=1 # of its process
+           ) -> str: # state afterwards
+    "One papermill run in a process of its own; the executed notebook and, if it fails, error.txt are in the run folder. A run with a checkpoint goes on from it; one without is begun again."
+    resume = bool(Checkpoints(folder / "checkpoints").all())
+    if folder.exists() and not resume: shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "error.txt").unlink(missing_ok=True)
+    given = {**parameters, "run": folder.name, "reports": str(folder.parent), **({"resume": True} if resume else {})}
+    command = [sys.executable, "-m", "papermill", str(repo_root() / "nbs" / f"{notebook}.ipynb"), str(folder / f"{notebook}.ipynb"), "--no-progress-bar", "-y", yaml.safe_dump(given)]
+    result = subprocess.run(command, cwd=repo_root(), capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+    if result.returncode: (folder / "error.txt").write_text(result.stderr[-5000:])
+    return run_state(folder)
+
+# %% ../nbs/13_experiment.ipynb #a0dd336f
+def run_grid(path: str|Path, # YAML file
+             workers: int|None=None, # processes at a time; None: one a core
+             only: int|None=None, # number of a single run, for job arrays
+             reports: Path|None=None, # folder of the runs; None: reports/
+             retry: bool=False # run those again that failed
+            ) -> pd.DataFrame: # run, state, minutes
+    "Run what is not finished in a grid, and print a line for each run that ends. Raises `ValueError` for a number outside of the grid."
+    spec = yaml.safe_load(Path(path).read_text())
+    runs, reports = expand_grid(spec), Path(reports or repo_root() / "reports").resolve()
+    if only is not None and not 0 <= only < len(runs): raise ValueError(f"--only {only} is outside of the grid's 0 … {len(runs) - 1}")
+    names = list(runs) if only is None else [list(runs)[only]]
+    todo = [n for n in names if run_state(reports / n) in ("to do", "interrupted", *(["failed"] if retry else []))]
+    print(f"{len(runs)} runs, {len(names) - len(todo)} not to be run again, {len(todo)} to do", flush=True)
+    def work(name):
+        start = time.time()
+        state = run_one(spec["notebook"], reports / name, runs[name])
+        print(f"{name}: {state} ({(time.time() - start) / 60:.1f} min)", flush=True)
+        return name, (time.time() - start) / 60
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool: minutes = dict(pool.map(work, todo))
+    return pd.DataFrame([dict(run=n, state=run_state(reports / n), minutes=minutes.get(n)) for n in names])
+
+# %% ../nbs/13_experiment.ipynb #f39c9e14
+def main(args: list|None=None) -> None:
+    "Entry of `python -m cdrl.experiment GRID.yaml`."
+    parser = argparse.ArgumentParser(prog="python -m cdrl.experiment", description="Run a grid of papermill runs; finished ones are skipped.")
+    parser.add_argument("grid", type=Path); parser.add_argument("--workers", type=int); parser.add_argument("--only", type=int, help="number of a single run")
+    parser.add_argument("--reports", type=Path); parser.add_argument("--retry", action="store_true", help="run those again that failed")
+    a = parser.parse_args(args)
+    table = run_grid(a.grid, a.workers, a.only, a.reports, a.retry)
+    print(table.to_string(index=False))
+    if (table.state != "finished").any(): sys.exit(1)
+
+if __name__ == "__main__" and "__file__" in globals(): main()
 
 # %% ../nbs/13_experiment.ipynb #6cb10df0
 def read_report(run: str, # folder under reports/

@@ -285,7 +285,7 @@ class Checkpoints:
         "Whether a file is what was written."
         return path.stem.split("-")[-1] == file_sha256(path)[:16]
     def newest(self) -> Path: # the first process chooses for all
-        "The newest intact checkpoint; names and removes the damaged ones that it skips. Raises `FileNotFoundError` if there is none."
+        "The newest intact checkpoint; names the damaged ones that it skips and sets them aside as .damaged. Raises `FileNotFoundError` if there is none."
         found = None
         for path in reversed(self.all() if rank() == 0 else []):
             if self.intact(path): found = path; break

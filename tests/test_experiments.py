@@ -10,6 +10,7 @@ import papermill
 import psutil
 import pytest
 import torch
+import yaml
 from papermill.exceptions import PapermillExecutionError
 from safetensors.torch import load_file
 
@@ -152,3 +153,18 @@ def test_cost(notebook):
     metrics = json.loads((run / "metrics.json").read_text())
     assert {r["preset"]: r["evaluations"] for r in metrics["counted"]} == dict(digits=67, cifar10=97) and "projection" in metrics["assumption"]
     assert metrics["loading"]["images"] == 5000 and metrics["projected_hours"]["cifar10"]["8 × H100"] < metrics["projected_hours"]["cifar10"]["8 × A100"]
+
+
+def test_grid_runs_on_after_a_failure_and_skips_what_is_finished(tmp_path):
+    small = {k: v for k, v in TINY.items() if k != "n_reference"}
+    spec = dict(notebook="train", name="g-{seed}-{ebm_lr}", base={**small, "recoveries": 0}, grid=dict(seed=[0, 1]), runs=[])
+    spec["base"]["ebm_lr"] = 1.0e-3
+    spec["runs"] = [dict(seed=2, ebm_lr="fast")]                                                       # refused by the notebook
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(spec))
+    run = lambda *more: subprocess.run([sys.executable, "-m", "cdrl.experiment", str(tmp_path / "grid.yaml"), "--reports", str(tmp_path / "reports"), *more], cwd=ROOT, capture_output=True, text=True)
+    first = run("--only", "0")
+    assert first.returncode == 0 and "g-0-0.001: finished" in first.stdout, first.stderr
+    second = run("--workers", "1")
+    assert second.returncode == 1 and "3 runs, 1 not to be run again, 2 to do" in second.stdout and "g-1-0.001: finished" in second.stdout and "g-2-fast: failed" in second.stdout, second.stderr
+    assert "expected a float" in (tmp_path / "reports/g-2-fast/error.txt").read_text()
+    assert "3 runs, 3 not to be run again, 0 to do" in run().stdout

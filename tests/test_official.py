@@ -113,3 +113,11 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     torch.save(dict(pi_state_dict=Evil()), tmp_path / "evil.pth.tar")
     with pytest.raises(ValueError, match="read safely"): CDRL.from_official(tmp_path / "evil.pth.tar")
     assert not (tmp_path / "ran").exists()
+
+
+def test_evaluate_runs_the_authors_checkpoint(notebook, tmp_path, small):
+    from made_data import make_cifar10
+    make_cifar10(tmp_path / "data"); torch.save(authors_file(*small, *small), tmp_path / "small.pth.tar")
+    run = notebook("evaluate", model=f"official:{tmp_path / 'small.pth.tar'}", dataset="cifar10", data=str(tmp_path / "data"), n_samples=8, n_reference=64, n_langevin=[1]) / "evaluate-cifar10"
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["fd_lite0"] > 0 and metrics["model"].startswith("official:") and metrics["sampler"]["n_langevin"] == 1 and "64 of 100 training images of cifar10" in metrics["reference"]
