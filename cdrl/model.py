@@ -115,11 +115,13 @@ def sample(self: CDRL, n: int, # number of samples
            batch_size: int=256, # samples at a time: memory does not grow with n
            denoise: bool=True, # last Tweedie step
            metropolis: bool|None=None, # accept or reject each Langevin step; None: as in training
+           init_guidance: float|None=None, # w of the initializer alone; None: guidance, for both
            callback=None, # called as callback(t, initial, refined) after each level of each batch
           ) -> Tensor: # [n, …] in [-1, 1] (images); points are not clipped
     "Samples by Algorithm 2. Raises `ValueError` for a label out of range or guidance without classes."
     if n < 1: raise ValueError(f"n is {n}; at least one sample must be asked for")
-    if guidance and (label is None or not self.n_class): raise ValueError("guidance needs a conditional model and a label")
+    w_init = guidance if init_guidance is None else init_guidance
+    if (guidance or w_init) and (label is None or not self.n_class): raise ValueError("guidance needs a conditional model and a label")
     generator = torch.Generator(self.device)
     generator.seed() if seed is None else generator.manual_seed(seed)
     K = self.n_langevin if n_langevin is None else n_langevin
@@ -131,7 +133,7 @@ def sample(self: CDRL, n: int, # number of samples
             c = label[i:i + B].to(self.device) if isinstance(label, Tensor) else label
             levels = lambda t: torch.full((B,), t, device=self.device)
             x = torch.randn(B, *self.shape, generator=generator, device=self.device)
-            x = progressive_sample(self.schedule, lambda x, t: self.guess(x, levels(t), c, guidance, generator),
+            x = progressive_sample(self.schedule, lambda x, t: self.guess(x, levels(t), c, w_init, generator),
                                    lambda t: self.target(levels(t), c, guidance), x, K, step_scale, generator, callback,
                                    self.metropolis if metropolis is None else metropolis)
             out.append(self.denoise(x, c, guidance) if denoise else x)
