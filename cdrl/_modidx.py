@@ -126,6 +126,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/cdrl', 'doc_host': '', 'gi
                              'cdrl.layers.EnergyBlock.condition': ('layers.html#energyblock.condition', 'cdrl/layers.py'),
                              'cdrl.layers.EnergyBlock.forward': ('layers.html#energyblock.forward', 'cdrl/layers.py'),
                              'cdrl.layers.EnergyBlock.weights': ('layers.html#energyblock.weights', 'cdrl/layers.py'),
+                             'cdrl.layers.GroupNorm': ('layers.html#groupnorm', 'cdrl/layers.py'),
+                             'cdrl.layers.GroupNorm.forward': ('layers.html#groupnorm.forward', 'cdrl/layers.py'),
                              'cdrl.layers.PointFeatures': ('layers.html#pointfeatures', 'cdrl/layers.py'),
                              'cdrl.layers.PointFeatures.__init__': ('layers.html#pointfeatures.__init__', 'cdrl/layers.py'),
                              'cdrl.layers.PointFeatures.forward': ('layers.html#pointfeatures.forward', 'cdrl/layers.py'),
