@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OTHERS', 'product', 'mixture', 'composed_target', 'composed_mean', 'langevin_list', 'compose_batch',
-           'sample_composed', 'noised_walk', 'inpaint_walk', 'inpaint', 'inpainting_masks', 'ood_scores',
-           'combine_scores', 'auroc', 'fpr95', 'bootstrap', 'fit_to', 'ood_sets']
+           'sample_composed', 'noised_walk', 'resample_particles', 'known_log_weight', 'inpaint_walk', 'inpaint',
+           'inpainting_masks', 'ood_scores', 'combine_scores', 'auroc', 'fpr95', 'bootstrap', 'fit_to', 'ood_sets']
 
 # %% ../nbs/11_tasks.ipynb #ebc9afc6
 import math
@@ -114,48 +114,88 @@ def noised_walk(schedule: Schedule, x: Tensor, # [B, …] clean
     return walk
 
 # %% ../nbs/11_tasks.ipynb #3405243f
+def resample_particles(logw: Tensor, # [B, P] log-weights
+                       generator: torch.Generator,
+                       share: float=0.5 # of P
+                      ) -> tuple: # [B, P] index of each particle's ancestor, [B, P] log-weights afterwards
+    "Systematic resampling of the rows whose effective number of particles, $1/\\sum w^2$, is below a share of P; their weights become equal."
+    p, P = logw.softmax(1), logw.shape[1]
+    own = torch.arange(P, device=logw.device)
+    few = 1 / p.square().sum(1, keepdim=True) < share * P
+    u = (torch.rand(len(p), 1, generator=generator, device=logw.device) + own) / P
+    return torch.where(few, torch.searchsorted(p.cumsum(1), u).clamp_max(P - 1), own), logw.masked_fill(few, 0.)
+
+# %% ../nbs/11_tasks.ipynb #915ba681
+def known_log_weight(mean: Tensor, fixed: Tensor, known: Tensor, # [N, …] of the initializer; known pixels, noised; which they are
+                     spread: Tensor # of the initializer's guess
+                    ) -> Tensor: # [N]
+    "How well a guess foresaw the known pixels: their log-density under it, up to a constant."
+    return -((fixed - mean) ** 2 * known).flatten(1).sum(1) / (2 * spread ** 2)
+
+# %% ../nbs/11_tasks.ipynb #5dbc6245
 @torch.no_grad()
-def inpaint_walk(schedule: Schedule, guess, target, # as in `progressive_sample`
+def inpaint_walk(schedule: Schedule, mean, target, # mean (x_{t+1}, t) of the initializer's guess, or None: no initializer; target as in `progressive_sample`
                  x: Tensor, known: Tensor, # [B, …] images, and bool: which pixels are given
                  n_langevin: list, # K of each level [T]
                  generator: torch.Generator,
                  n_resample: int=1, # rounds at each level
-                 metropolis: bool=False, step_scale: float=1.0) -> Tensor: # x_0 like x, with its noise
-    "Algorithm 2 with known pixels held at a noised walk of theirs."
-    B, T = len(x), schedule.n_levels
-    walk = noised_walk(schedule, x, generator)
+                 n_particles: int=1, # completions of each image that compete, of which one is returned
+                 metropolis: bool=False, step_scale: float=1.0,
+                 log_weight=known_log_weight # of particles
+                ) -> Tensor: # x_0 like x, with its noise
+    "Algorithm 2 with known pixels held at a noised walk of theirs. Raises `ValueError` for particles without an initializer."
+    if n_particles > 1 and mean is None: raise ValueError(f"{n_particles} particles need an initializer, whose guesses weigh them; choose n_particles 1")
+    B, P, T = len(x), n_particles, schedule.n_levels
+    spread = lambda v: v.repeat_interleave(P, 0)
+    walk, known, logw = [spread(w) for w in noised_walk(schedule, x, generator)], spread(known), x.new_zeros(B, P)
     hold = lambda free, t: torch.where(known, walk[t], free)
-    below = hold(randn(x, generator), T)
+    below = hold(randn(walk[T], generator), T)
     for t in reversed(range(T)):
-        a, s = schedule.alpha[t], schedule.sigma[t]
+        a, s, levels = schedule.alpha[t], schedule.sigma[t], torch.full((B * P,), t, device=x.device)
+        fixed, F = schedule.alpha[t] * walk[t], target(t)
+        clamp = lambda y: torch.where(known, fixed, y)
+        def free_target(y):                                                                          # log-density of the unknown pixels given the known ones
+            value, grad = F(clamp(y))
+            return value, grad.masked_fill(known, 0.)
         for r in range(n_resample):
-            if r: below = hold((1 - s ** 2).sqrt() * below + s * randn(x, generator), t + 1)         # back up: x_{t+1} given x_t
-            fixed = a * walk[t]
-            F = target(t)
-            clamp = lambda y: torch.where(known, fixed, y)
-            def free_target(y):                                                                      # log-density of the unknown pixels given the known ones
-                value, grad = F(clamp(y))
-                return value, grad.masked_fill(known, 0.)
-            y, above = clamp(guess(below, t)), clamp(below)                                          # in place of known pixels the chain moves dummies that F never sees
-            y = recover(free_target, y, above, schedule.tether[t].expand(B), (step_scale * schedule.step_size[t]).expand(B), n_langevin[t], generator, metropolis=metropolis)
+            if r: below = hold((1 - s ** 2).sqrt() * below + s * randn(below, generator), t + 1)     # back up: x_{t+1} given x_t
+            guess = below if mean is None else mean(below, t)
+            if P > 1 and r == 0:
+                index, logw = resample_particles(logw + log_weight(guess, fixed, known, schedule.sigma_tilde[t]).reshape(B, P), generator)
+                index = (index + P * torch.arange(B, device=x.device)[:, None]).flatten()
+                below, guess = below[index], guess[index]
+            if mean is not None: guess = draw_initial(guess, schedule.sigma_tilde[levels], generator)
+            y, above = clamp(guess), clamp(below)                                                    # in place of known pixels the chain moves dummies that F never sees
+            y = recover(free_target, y, above, schedule.tether[levels], step_scale * schedule.step_size[levels], n_langevin[t], generator, metropolis=metropolis)
             below = clamp(y) / a
-    return below
+    if P == 1: return below
+    return below[torch.multinomial(logw.softmax(1), 1, generator=generator)[:, 0] + P * torch.arange(B, device=x.device)]
 
 # %% ../nbs/11_tasks.ipynb #18982bdd
 @torch.no_grad()
-def inpaint(model: CDRL, x: Tensor, # [B, …] images in [-1, 1]; what is unknown may hold anything
-            known: Tensor, # bool [B, …] or [1, …]: pixels that are given
+def inpaint(model: CDRL, x: Tensor, # [N, …] images in [-1, 1]; what is unknown may hold anything
+            known: Tensor, # bool [N, …] or [1, …]: pixels that are given
             label: Tensor|int|None=None, guidance: float=0.0, n_langevin=None, # of `CDRL.sample`
-            n_resample: int=1, # rounds at each level; more: better, and slower in proportion
-            metropolis: bool|None=None, seed: int=0) -> Tensor: # like x; known pixels are reproduced exactly
-    "Complete images. Raises `ValueError` if image or mask has another shape than the model's samples."
-    if tuple(x.shape[1:]) != model.shape or known.dtype != torch.bool or known.shape[1:] != x.shape[1:]: raise ValueError(f"image {tuple(x.shape)} and mask {known.dtype} {tuple(known.shape)}; expected (B, {', '.join(map(str, model.shape))}) and a bool mask like it")
-    g, B, s = torch.Generator(model.device).manual_seed(seed), len(x), model.schedule
+            n_resample: int=1, # rounds at each level
+            n_particles: int=1, # completions that compete; more of either: better, and slower in proportion
+            metropolis: bool|None=None, seed: int=0,
+            batch_size: int=512 # particles moved together
+           ) -> Tensor: # like x; known pixels are reproduced exactly
+    "Complete images. Raises `ValueError` if image or mask has another shape than the model's samples, or for particles without an initializer."
+    if tuple(x.shape[1:]) != model.shape or known.dtype != torch.bool or known.shape[1:] != x.shape[1:]: raise ValueError(f"image {tuple(x.shape)} and mask {known.dtype} {tuple(known.shape)}; expected (N, {', '.join(map(str, model.shape))}) and a bool mask like it")
+    if min(n_resample, n_particles) < 1: raise ValueError(f"n_resample is {n_resample} and n_particles {n_particles}; both must be at least 1")
+    g, s, size = torch.Generator(model.device).manual_seed(seed), model.schedule, max(1, batch_size // n_particles)
     x, known, K = x.to(model.device), known.to(model.device).expand_as(x), langevin_list(model, n_langevin)
-    levels = lambda t: torch.full((B,), t, device=model.device)
-    with frozen(model):
-        x0 = inpaint_walk(s, lambda x, t: model.guess(x, levels(t), label, guidance, g), lambda t: model.target(levels(t), label, guidance), x, known, K, g, n_resample, model.metropolis if metropolis is None else metropolis)
-        return torch.where(known, x, model.denoise(x0, label, guidance).clamp(-1, 1))
+    label = torch.as_tensor(label, device=model.device).expand(len(x)) if label is not None else None
+    out = []
+    for i in range(0, len(x), size):
+        batch, here, y = x[i:i + size], known[i:i + size], label[i:i + size] if label is not None else None
+        spread, levels = y.repeat_interleave(n_particles) if y is not None else None, lambda t: torch.full((len(batch) * n_particles,), t, device=model.device)
+        mean = (lambda x, t: model.initial_mean(x, levels(t), spread, guidance)) if model.initializer else None
+        with frozen(model):
+            x0 = inpaint_walk(s, mean, lambda t: model.target(levels(t), spread, guidance), batch, here, K, g, n_resample, n_particles, model.metropolis if metropolis is None else metropolis)
+            out.append(torch.where(here, batch, model.denoise(x0, y, guidance).clamp(-1, 1)))
+    return torch.cat(out)
 
 # %% ../nbs/11_tasks.ipynb #104e31c3
 def inpainting_masks(shape: tuple, # (C, H, W)
