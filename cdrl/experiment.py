@@ -356,6 +356,7 @@ def run_one(notebook: str, # name under nbs/
 # %% ../nbs/13_experiment.ipynb #a0dd336f
 def run_grid(path: str|Path, # YAML file
              workers: int|None=None, # processes at a time; None: one a core
+             threads: int=1, # of each process
              only: int|None=None, # number of a single run, for job arrays
              reports: Path|None=None, # folder of the runs; None: reports/
              retry: bool=False # run those again that failed
@@ -369,7 +370,7 @@ def run_grid(path: str|Path, # YAML file
     print(f"{len(runs)} runs, {len(names) - len(todo)} not to be run again, {len(todo)} to do", flush=True)
     def work(name):
         start = time.time()
-        state = run_one(spec["notebook"], reports / name, runs[name])
+        state = run_one(spec["notebook"], reports / name, runs[name], threads)
         print(f"{name}: {state} ({(time.time() - start) / 60:.1f} min)", flush=True)
         return name, (time.time() - start) / 60
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool: minutes = dict(pool.map(work, todo))
@@ -379,10 +380,10 @@ def run_grid(path: str|Path, # YAML file
 def main(args: list|None=None) -> None:
     "Entry of `python -m cdrl.experiment GRID.yaml`."
     parser = argparse.ArgumentParser(prog="python -m cdrl.experiment", description="Run a grid of papermill runs; finished ones are skipped.")
-    parser.add_argument("grid", type=Path); parser.add_argument("--workers", type=int); parser.add_argument("--only", type=int, help="number of a single run")
+    parser.add_argument("grid", type=Path); parser.add_argument("--workers", type=int, help="processes at a time"); parser.add_argument("--threads", type=int, default=1, help="of each process"); parser.add_argument("--only", type=int, help="number of a single run")
     parser.add_argument("--reports", type=Path); parser.add_argument("--retry", action="store_true", help="run those again that failed")
     a = parser.parse_args(args)
-    table = run_grid(a.grid, a.workers, a.only, a.reports, a.retry)
+    table = run_grid(a.grid, a.workers, a.threads, a.only, a.reports, a.retry)
     print(table.to_string(index=False))
     if (table.state != "finished").any(): sys.exit(1)
 
