@@ -75,6 +75,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/cdrl', 'doc_host': '', 'gi
                                  'cdrl.experiment.Run.write_csv': ('experiment.html#run.write_csv', 'cdrl/experiment.py'),
                                  'cdrl.experiment.Run.write_json': ('experiment.html#run.write_json', 'cdrl/experiment.py'),
                                  'cdrl.experiment.check_counts': ('experiment.html#check_counts', 'cdrl/experiment.py'),
+                                 'cdrl.experiment.check_lists': ('experiment.html#check_lists', 'cdrl/experiment.py'),
                                  'cdrl.experiment.check_run_name': ('experiment.html#check_run_name', 'cdrl/experiment.py'),
                                  'cdrl.experiment.classifier_folder': ('experiment.html#classifier_folder', 'cdrl/experiment.py'),
                                  'cdrl.experiment.commit': ('experiment.html#commit', 'cdrl/experiment.py'),

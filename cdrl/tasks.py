@@ -12,7 +12,10 @@ import math
 import numpy as np
 import torch
 from torch import Tensor, nn
+from scipy import stats
+from sklearn.covariance import EmpiricalCovariance
 from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
 from pathlib import Path
 
 from .data import load_dataset, photo_patches
@@ -61,10 +64,11 @@ def composed_mean(model: CDRL, x_next: Tensor, t: Tensor, labels: Tensor, weight
 
 # %% ../nbs/11_tasks.ipynb #45536a07
 def langevin_list(model: CDRL, n_langevin: int|list|None) -> list: # K of each level [T]
-    "K as a list. Raises `ValueError` for a list of another length."
+    "K as a list. Raises `ValueError` for a list of another length or a negative number."
     K = model.n_langevin if n_langevin is None else n_langevin
     K = [K] * model.schedule.n_levels if isinstance(K, int) else list(K)
     if len(K) != model.schedule.n_levels: raise ValueError(f"n_langevin has {len(K)} numbers; the model has {model.schedule.n_levels} levels")
+    if min(K) < 0: raise ValueError(f"n_langevin is {n_langevin}; it must be at least 0")
     return K
 
 # %% ../nbs/11_tasks.ipynb #c0ace034
@@ -92,13 +96,16 @@ def sample_composed(model: CDRL, n: int, # samples
                     init_weights: list|None=None, # of the initializer's means; None: those of the energies
                     n_langevin=None, metropolis: bool|None=None, step_scale: float=1.0, seed: int=0, batch_size: int=256 # of `CDRL.sample`
                    ) -> Tensor: # [n, …]
-    "Samples of a composition. Raises `ValueError` for an unconditional model, an unknown rule or other numbers of weights."
+    "Samples of a composition. Raises `ValueError` for an unconditional model, an unknown rule or other weights than one finite number for each concept."
     if not model.n_class: raise ValueError("a composition needs a conditional model; train one with -p conditional True")
     if rule not in ("and", "or"): raise ValueError(f"rule {rule!r} is unknown; choose and (negative weights: not) or or")
     if rule == "or" and weights is not None and min(weights) <= 0: raise ValueError(f"weights of a mixture must be positive, got {weights}")
-    weights = torch.tensor([1. / len(labels) if rule == "or" else 1.] * len(labels) if weights is None else weights, device=model.device)
-    means = weights if init_weights is None else torch.tensor(init_weights, device=model.device)
+    if not labels or n < 1: raise ValueError(f"{n} samples of {len(labels)} concepts; there must be at least one of each")
+    if rule == "or" and init_weights is not None: raise ValueError("init_weights is for and; in a mixture each guess is made under one concept")
+    weights = torch.tensor([1. / len(labels) if rule == "or" else 1.] * len(labels) if weights is None else weights, dtype=torch.float, device=model.device)
+    means = weights if init_weights is None else torch.tensor(init_weights, dtype=torch.float, device=model.device)
     if not len(labels) == len(weights) == len(means): raise ValueError(f"{len(labels)} labels have {len(weights)} and {len(means)} weights; there must be one each")
+    if not (weights.isfinite().all() and means.isfinite().all()): raise ValueError(f"weights must be finite, got {weights.tolist()} and {means.tolist()}")
     concepts, g = torch.stack([torch.as_tensor(l, device=model.device).expand(n) for l in labels]), torch.Generator(model.device).manual_seed(seed)      # [M, n]
     K, metropolis = langevin_list(model, n_langevin), model.metropolis if metropolis is None else metropolis
     with frozen(model): return torch.cat([compose_batch(model, c, weights, rule, means, K, metropolis, step_scale, g) for c in concepts.split(batch_size, 1)])
@@ -127,10 +134,11 @@ def resample_particles(logw: Tensor, # [B, P] log-weights
 
 # %% ../nbs/11_tasks.ipynb #915ba681
 def known_log_weight(mean: Tensor, fixed: Tensor, known: Tensor, # [N, …] of the initializer; known pixels, noised; which they are
-                     spread: Tensor # of the initializer's guess
+                     spread: Tensor # smallest standard deviation, that of the initializer's guess
                     ) -> Tensor: # [N]
-    "How well a guess foresaw the known pixels: their log-density under it, up to a constant."
-    return -((fixed - mean) ** 2 * known).flatten(1).sum(1) / (2 * spread ** 2)
+    "How well guesses foresaw the known pixels: normal log-density, up to a constant, with the standard deviation that all of them together had."
+    miss = (fixed - mean).square() * known
+    return -miss.flatten(1).sum(1) / (2 * torch.maximum(spread ** 2, miss.sum() / known.sum().clamp_min(1)))
 
 # %% ../nbs/11_tasks.ipynb #5dbc6245
 @torch.no_grad()
@@ -183,6 +191,7 @@ def inpaint(model: CDRL, x: Tensor, # [N, …] images in [-1, 1]; what is unknow
            ) -> Tensor: # like x; known pixels are reproduced exactly
     "Complete images. Raises `ValueError` if image or mask has another shape than the model's samples, or for particles without an initializer."
     if tuple(x.shape[1:]) != model.shape or known.dtype != torch.bool or known.shape[1:] != x.shape[1:]: raise ValueError(f"image {tuple(x.shape)} and mask {known.dtype} {tuple(known.shape)}; expected (N, {', '.join(map(str, model.shape))}) and a bool mask like it")
+    if guidance and (label is None or not model.n_class): raise ValueError("guidance needs a conditional model and a label")
     if min(n_resample, n_particles) < 1: raise ValueError(f"n_resample is {n_resample} and n_particles {n_particles}; both must be at least 1")
     g, s, size = torch.Generator(model.device).manual_seed(seed), model.schedule, max(1, batch_size // n_particles)
     x, known, K = x.to(model.device), known.to(model.device).expand_as(x), langevin_list(model, n_langevin)
@@ -221,6 +230,7 @@ def ood_scores(model: CDRL, x: Tensor, # [N, …] in [-1, 1]
               n_langevin: int|None=None, # K of the recovery score; None: the model's
               seed: int=0, batch_size: int=256) -> dict: # name: [N], high: belongs
     "Scores of how well images belong to what the model was trained on; the paper's is `log_density` (clean image, lowest level)."
+    if n_noise < 1: raise ValueError(f"n_noise is {n_noise}; it must be at least 1")
     s, out = model.schedule, {}
     add = lambda name, v: out.setdefault(name, []).append(v)
     K = langevin_list(model, n_langevin)
@@ -245,12 +255,11 @@ def combine_scores(reference: dict, # of training images, from `ood_scores`
                    scores: dict, # of the images to judge
                    names: list|None=None # scores to combine; None: log-densities and score norms of all levels
                   ) -> Tensor: # [N]
-    "Minus the squared Mahalanobis distance of a score vector from the training images' own: unusual in any direction counts, also too high a density."
+    "Minus the squared Mahalanobis distance of a score vector from the training images' own: unusual in any direction counts, also too high a density (scikit-learn)."
     names = names or [k for k in reference if k[-1].isdigit() and not k.startswith("recovery")]
-    R, S = (torch.stack([d[k].double() for k in names], 1) for d in (reference, scores))
-    R, S = ((v - R.mean(0)) / R.std(0) for v in (R, S))                       # standardised on the training images
-    cov = torch.cov(R.T).reshape(len(names), -1) + 1e-6 * torch.eye(len(names), dtype=R.dtype)
-    return -(S * torch.linalg.solve(cov, S.T).T).sum(1)
+    R, S = (torch.stack([d[k].double() for k in names], 1).numpy() for d in (reference, scores))
+    scale = StandardScaler().fit(R)
+    return -torch.from_numpy(EmpiricalCovariance(assume_centered=True).fit(scale.transform(R)).mahalanobis(scale.transform(S)))
 
 # %% ../nbs/11_tasks.ipynb #1111b438
 def auroc(inside: Tensor, outside: Tensor # [N], [M] scores; high: belongs
@@ -263,12 +272,12 @@ def fpr95(inside: Tensor, outside: Tensor) -> float:
     return float((outside >= inside.double().quantile(0.05)).double().mean())
 
 def bootstrap(metric, inside: Tensor, outside: Tensor, n: int=200, # resamples
-              seed: int=0) -> tuple: # value, and the bounds of its 95 % interval
-    "A metric with its percentile bootstrap interval, both sets resampled."
-    g = torch.Generator().manual_seed(seed)
-    resample = lambda v: v[torch.randint(len(v), (len(v),), generator=g)]
-    values = torch.tensor([metric(resample(inside), resample(outside)) for _ in range(n)])
-    return metric(inside, outside), *values.quantile(torch.tensor([0.025, 0.975])).tolist()
+              seed: int=0, paired: bool=False # image i outside is made from image i inside: resample both alike
+             ) -> tuple: # value, and the bounds of its 95 % interval
+    "A metric with its percentile bootstrap interval, both sets resampled (SciPy)."
+    f = lambda a, b: metric(torch.from_numpy(a), torch.from_numpy(b))
+    found = stats.bootstrap((inside.numpy(), outside.numpy()), f, n_resamples=n, vectorized=False, paired=paired, method="percentile", rng=np.random.default_rng(seed))
+    return metric(inside, outside), *map(float, found.confidence_interval)
 
 # %% ../nbs/11_tasks.ipynb #78462fcd
 OTHERS = {"digits": ("mnist",), "mnist": ("fashion_mnist",), "fashion_mnist": ("mnist",), "emoji": ("photographs",), "cifar10": ("svhn", "cifar100", "celeba64")} # what each set is told from

@@ -156,9 +156,9 @@ def test_guidance(notebook):
 
 def test_composition(notebook):
     models = {k: str(notebook("train", **{**TINY, "dataset": d, "run": k}) / k / "model") for k, d in (("model", "color_digits"), ("joint", "color_digits:joint"))}
-    run = notebook("composition", **models, weights=[1.0], n_each=1, seeds=[0, 1]) / "composition"
+    run = notebook("composition", **models, weights=[1.0], joint_weights=[0.0], n_each=1, seeds=[0, 1]) / "composition"
     metrics = json.loads((run / "metrics.json").read_text())
-    ways = {"composed", "composed, Metropolis", "composed, initializer alone", "joint label"}
+    ways = {"composed", "composed, Metropolis", "composed, no Langevin steps", "joint label"}
     assert metrics["n_unseen"] == 10 and set(metrics["unseen_all_present"]) == set(metrics["seen_all_present"]) == ways and all(v > 0.9 for v in metrics["judge_accuracy"].values())
     assert {r["way"] for r in metrics["not_"]} == {"digit", "digit and not ink"} and len(metrics["or_"]) == 5
 
