@@ -73,12 +73,13 @@ def check_counts(parameters: dict, # from `read_parameters`
 
 # %% ../nbs/13_experiment.ipynb #b3e7e666
 def check_lists(parameters: dict, # from `read_parameters`
-                *names: str # parameters that hold several values
+                *names: str, # parameters that hold several values
+                distinct: bool=True # whether they must differ
                ) -> None:
-    "Raise `ValueError` for a value that is no list, or a list with repeated values; None passes."
+    "Raise `ValueError` for a value that is no list, or a list with repeated values where they must differ; None passes."
     for k in names:
         v = parameters[k]
-        if v is not None and (not isinstance(v, list) or len(set(map(str, v))) < len(v)): raise ValueError(f"{k} is {v!r}; give a list of different values, for instance -y '{k}: [1, 2]'")
+        if v is not None and (not isinstance(v, list) or distinct and len(set(map(str, v))) < len(v)): raise ValueError(f"{k} is {v!r}; give a list{' of different values' if distinct else ''}, for instance -y '{k}: [1, 2]'")
 
 # %% ../nbs/13_experiment.ipynb #fc8e2af2
 def commit(root: Path) -> str:
