@@ -165,9 +165,9 @@ def test_composition(notebook):
 
 def test_ood(notebook, tmp_path):
     train = notebook("train", **TINY) / "digits"
-    run = notebook("ood", datasets=["digits", "fashion_mnist"], models=[str(train / "model")] * 2, drl=[str(train / "model")] * 2, data=str(tmp_path / "none"), n_images=40, n_fit=60, n_noise=1, n_langevin=1) / "ood"
+    run = notebook("ood", datasets=["digits", "cifar10"], models=[str(train / "model")] * 2, drl=[str(train / "model")] * 2, data=str(tmp_path / "none"), n_images=40, n_fit=60, n_noise=1, n_langevin=1) / "ood"
     metrics = json.loads((run / "metrics.json").read_text())
-    assert set(metrics["skipped"]) == {"fashion_mnist", "digits against mnist"} and {r["model"] for r in metrics["main"]} == {"CDRL", "DRL", "baseline"}
+    assert set(metrics["skipped"]) == {"cifar10", "digits against mnist"} and {r["model"] for r in metrics["main"]} == {"CDRL", "DRL", "baseline"}
     assert {r["outside"] for r in metrics["main"]} == {"interpolated", "rotated", "inverted", "constant", "noise"} and all(r["auroc_low"] <= r["auroc"] <= r["auroc_high"] for r in metrics["main"])
     same = {k: {r["auroc"] for r in metrics["main"] if (r["outside"], r["score"]) == k} for k in {(r["outside"], r["score"]) for r in metrics["main"] if r["model"] == "CDRL"}}
     assert all(len(v) == 1 for v in same.values())                                                     # the same model under both names
