@@ -83,7 +83,7 @@ PRESETS = {
     "fashion_mnist": dict(SMALL, dataset="fashion_mnist", patch=2, ebm_channels=32, ebm_channel_mult=(1, 2, 4), ebm_n_blocks=1, init_channels=32, init_channel_mult=(1, 2),
                           init_n_blocks=1, init_attention=(8,), init_groups=8, init_dropout=0.0, logsnr_max=6.0, ebm_lr=1.5e-3, batch_size=64, steps=4_800, precision="bf16"),
     "emoji": dict(SMALL, dataset="emoji", patch=2, ebm_channels=32, ebm_channel_mult=(1, 2, 4), ebm_n_blocks=1, init_channels=32, init_channel_mult=(1, 2), init_n_blocks=1, init_attention=(8,), init_groups=8,
-                  init_dropout=0.0, logsnr_max=6.0, ebm_lr=1e-3, init_lr=2e-3, batch_size=64, ema=0.998, steps=12_000, precision="bf16"),
+                  init_dropout=0.0, logsnr_max=6.0, ebm_lr=1e-3, init_lr=3e-3, decay_from=0.75, batch_size=64, ema=0.998, steps=10_000, precision="bf16"),
     "cifar10": dict(),
     "cifar10_large": dict(ebm_channels=256, init_channels=128),
     "imagenet32": dict(dataset="imagenet32", conditional=True, init_n_blocks=2, steps=1_000_000),
