@@ -27,6 +27,8 @@ class Config:
     step_c: str = "sigma_bar"              # c_t of the paper's rule: "sigma_bar" or "constant"
     step_r: float = 0.5                    # s_t/σ̃_t of the posterior rule
     energy_scale: str = "langevin"         # F/f: 1/s_t² ("langevin") or 1/(α_{t+1}σ̄_t) ("noise")
+    noise_schedule: str = "cosine"         # how λ falls over the levels: "cosine", "linear" (DDPM, DRL) or "sigmoid"
+    init_noise: bool = True                # the initializer draws with width σ̃_t; False: it gives its mean
     # energy (notebook 03)
     ebm_channels: int = 128                # C of the first resolution
     ebm_channel_mult: tuple = (1, 2, 2, 2) # one factor a resolution
@@ -96,7 +98,7 @@ RANGES = { # inclusive bounds of the numbers
     "init_n_blocks": (1, 64), "init_dropout": (0, 0.99), "init_groups": (1, 1024), "n_langevin": (0, 10_000), "batch_size": (1, 1_000_000), "accumulate": (1, 100_000), "recoveries": (0, 100), "recovery_factor": (0.01, 1), "steps": (1, 100_000_000),
     "ebm_lr": (0, 1), "init_lr": (0, 1), "ebm_beta1": (0, 0.9999), "warmup": (1, 10_000_000), "init_warmup_offset": (0, 10_000_000), "decay_from": (0, 1), "grad_clip": (1e-9, 1e9),
     "ema": (0, 1), "seed": (0, 2 ** 63 - 1)}
-CHOICES = {"step_size": ("paper", "posterior"), "step_c": ("sigma_bar", "constant"), "energy_scale": ("langevin", "noise"), "ebm_act": ("silu", "relu", "leaky_relu"),
+CHOICES = {"step_size": ("paper", "posterior"), "step_c": ("sigma_bar", "constant"), "energy_scale": ("langevin", "noise"), "noise_schedule": ("cosine", "linear", "sigmoid"), "ebm_act": ("silu", "relu", "leaky_relu"),
            "ebm_conditioning": ("add", "film"), "initializer": ("cooperative", "clean", "frozen", "absent"), "precision": ("fp32", "bf16")}
 
 # %% ../nbs/08_config.ipynb #7100102f
@@ -152,7 +154,7 @@ def build_model(config: Config, # settings
     for mult in c.init_channel_mult if images and c.initializer != "absent" else ():
         if (c.init_channels * mult) % c.init_groups: raise ValueError(f"init_groups {c.init_groups} must divide init_channels × mult = {c.init_channels * mult}")
     schedule = dict(n_levels=c.n_levels, logsnr_max=c.logsnr_max, logsnr_min=c.logsnr_min, step_size=c.step_size, step_b2=c.step_b2, step_c=c.step_c, step_r=c.step_r,
-                    energy_scale=c.energy_scale)
+                    energy_scale=c.energy_scale, noise_schedule=c.noise_schedule, init_noise=c.init_noise)
     ebm = dict(channels=c.ebm_channels, channel_mult=list(c.ebm_channel_mult), n_blocks=c.ebm_n_blocks, act=c.ebm_act, conditioning=c.ebm_conditioning, spectral=c.ebm_spectral)
     init = dict(channels=c.init_channels, n_blocks=c.init_n_blocks)
     for part in (ebm, init): part.update(patch=c.patch) if images else part.update(input_scale=c.input_scale, fourier=c.fourier)

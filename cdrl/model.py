@@ -87,7 +87,7 @@ def guess(self: CDRL, x_next: Tensor, t: Tensor, label=None, guidance: float=0.0
           generator: torch.Generator|None=None) -> Tensor: # ŷ_t, like x_next
     "Where the chain starts: a draw of the initializer, or x_{t+1} itself if there is none (DRL)."
     if self.initializer is None: return x_next
-    return draw_initial(self.initial_mean(x_next, t, label, guidance), self.schedule.sigma_tilde[t], generator)
+    return draw_initial(self.initial_mean(x_next, t, label, guidance), self.schedule.init_sigma[t], generator)
 
 # %% ../nbs/07_model.ipynb #a574b532
 @patch
@@ -113,13 +113,16 @@ def sample(self: CDRL, n: int, # number of samples
            step_scale: float=1.0, # multiplies the step sizes
            seed: int|None=None, # fixes the samples bit for bit (same device, same batch_size)
            batch_size: int=256, # samples at a time: memory does not grow with n
-           denoise: bool=True, # last Tweedie step
+           denoise: bool|str=True, # last step: True, Tweedie's, with the energy's score; "initializer": the mean of the initializer instead of its draw at level 0 (for K = 0: no energy anywhere); False: none
            metropolis: bool|None=None, # accept or reject each Langevin step; None: as in training
            init_guidance: float|None=None, # w of the initializer alone; None: guidance, for both
            callback=None, # called as callback(t, initial, refined) after each level of each batch
           ) -> Tensor: # [n, …] in [-1, 1] (images); points are not clipped
     "Samples by Algorithm 2. Raises `ValueError` for a label out of range or guidance without classes."
     if n < 1: raise ValueError(f"n is {n}; at least one sample must be asked for")
+    if denoise not in (True, False, "initializer"): raise ValueError(f"denoise is {denoise!r}; choose True, False or 'initializer'")
+    mean_last = denoise == "initializer"
+    if mean_last and self.initializer is None: raise ValueError("denoise='initializer' needs a model with an initializer")
     w_init = guidance if init_guidance is None else init_guidance
     if (guidance or w_init) and (label is None or not self.n_class): raise ValueError("guidance needs a conditional model and a label")
     generator = torch.Generator(self.device)
@@ -132,11 +135,11 @@ def sample(self: CDRL, n: int, # number of samples
             B = min(batch_size, n - i)
             c = label[i:i + B].to(self.device) if isinstance(label, Tensor) else label
             levels = lambda t: torch.full((B,), t, device=self.device)
+            draw = lambda x, t: self.initial_mean(x, levels(t), c, w_init) if mean_last and t == 0 else self.guess(x, levels(t), c, w_init, generator)
             x = torch.randn(B, *self.shape, generator=generator, device=self.device)
-            x = progressive_sample(self.schedule, lambda x, t: self.guess(x, levels(t), c, w_init, generator),
-                                   lambda t: self.target(levels(t), c, guidance), x, K, step_scale, generator, callback,
+            x = progressive_sample(self.schedule, draw, lambda t: self.target(levels(t), c, guidance), x, K, step_scale, generator, callback,
                                    self.metropolis if metropolis is None else metropolis)
-            out.append(self.denoise(x, c, guidance) if denoise else x)
+            out.append(x / self.schedule.alpha_bar[0] if mean_last else self.denoise(x, c, guidance) if denoise else x)
     return torch.cat(out).clamp(-1, 1) if len(self.shape) == 3 else torch.cat(out)
 
 # %% ../nbs/07_model.ipynb #9fd1bea0

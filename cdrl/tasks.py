@@ -80,7 +80,7 @@ def compose_batch(model: CDRL, labels: Tensor, # [M, B]
     levels = lambda t: torch.full((B,), t, device=model.device)
     choice = torch.multinomial(weights, B, replacement=True, generator=g) if rule == "or" else None
     mean = lambda x, t: composed_mean(model, x, levels(t), labels, means, rule, choice)
-    guess = lambda x, t: draw_initial(mean(x, t), s.sigma_tilde[levels(t)], g) if model.initializer else x
+    guess = lambda x, t: draw_initial(mean(x, t), s.init_sigma[levels(t)], g) if model.initializer else x
     target = lambda t: composed_target(model, levels(t), labels, weights, rule)
     x = torch.randn(B, *model.shape, generator=g, device=model.device)
     x = progressive_sample(s, guess, target, x, K, step_scale, g, None, metropolis)
@@ -172,7 +172,7 @@ def inpaint_walk(schedule: Schedule, mean, target, # mean (x_{t+1}, t) of the in
                 index, logw = resample_particles(logw + log_weight(guess, fixed, known, schedule.sigma_tilde[t]).reshape(B, P), generator)
                 index = (index + P * torch.arange(B, device=x.device)[:, None]).flatten()
                 below, guess = below[index], guess[index]
-            if mean is not None: guess = draw_initial(guess, schedule.sigma_tilde[levels], generator)
+            if mean is not None: guess = draw_initial(guess, schedule.init_sigma[levels], generator)
             y, above = clamp(guess), clamp(below)                                                    # in place of known pixels the chain moves dummies that F never sees
             y = recover(free_target, y, above, schedule.tether[levels], step_scale * schedule.step_size[levels], n_langevin[t], generator, metropolis=metropolis)
             below = clamp(y) / a
@@ -239,15 +239,17 @@ def ood_scores(model: CDRL, x: Tensor, # [N, …] in [-1, 1]
             B, g = len(batch), torch.Generator(model.device).manual_seed(seed + i)
             add("log_density", model.log_density(batch, 0))
             for t in range(s.n_levels):
-                u, sums = torch.full((B,), t, device=model.device), torch.zeros(3, B, device=model.device)
+                u, sums = torch.full((B,), t, device=model.device), torch.zeros(4, B, device=model.device)
                 F = model.target(u)
                 for _ in range(n_noise):
                     walk = noised_walk(s, batch, g)
                     y = s.alpha[t] * walk[t]
                     value, grad = F(y)
+                    clean = tweedie(walk[t], s.alpha[t] * grad, s.alpha_bar[t], s.sigma_bar[t])      # the score in x_t's own coordinates is α ∇_y F
                     chain = recover(F, model.guess(walk[t + 1], u, None, generator=g), walk[t + 1], s.tether[t].expand(B), s.step_size[t].expand(B), K[t], g, metropolis=model.metropolis)
-                    sums += torch.stack([value, -grad.flatten(1).norm(dim=1), recovery_log_density(value, y, walk[t + 1], s.tether[t]) - recovery_log_density(F(chain)[0], chain, walk[t + 1], s.tether[t])])
-                for name, v in zip(("log_density", "score_norm", "recovery"), sums / n_noise): add(f"{name}_{t}", v)
+                    sums += torch.stack([value, -grad.flatten(1).norm(dim=1), recovery_log_density(value, y, walk[t + 1], s.tether[t]) - recovery_log_density(F(chain)[0], chain, walk[t + 1], s.tether[t]),
+                                         -(clean - batch).flatten(1).norm(dim=1)])
+                for name, v in zip(("log_density", "score_norm", "recovery", "denoising"), sums / n_noise): add(f"{name}_{t}", v)
     return {k: torch.cat(v).cpu() for k, v in out.items()}
 
 # %% ../nbs/11_tasks.ipynb #63c09e8e
@@ -256,7 +258,7 @@ def combine_scores(reference: dict, # of training images, from `ood_scores`
                    names: list|None=None # scores to combine; None: log-densities and score norms of all levels
                   ) -> Tensor: # [N]
     "Minus the squared Mahalanobis distance of a score vector from the training images' own: unusual in any direction counts, also too high a density (scikit-learn)."
-    names = names or [k for k in reference if k[-1].isdigit() and not k.startswith("recovery")]
+    names = names or [k for k in reference if k.startswith(("log_density_", "score_norm_"))]
     R, S = (torch.stack([d[k].double() for k in names], 1).numpy() for d in (reference, scores))
     scale = StandardScaler().fit(R)
     return -torch.from_numpy(EmpiricalCovariance(assume_centered=True).fit(scale.transform(R)).mahalanobis(scale.transform(S)))

@@ -121,7 +121,7 @@ def losses(self: Trainer, p: dict, # from `draw_pair`
     y_pos, x_next, t, label = p["y_pos"], p["x_next"], p["t"], p["label"]
     guess = lambda: self.nets.get("initializer", model.initializer)(x_next, model.schedule.logsnr[1:], label, t)
     with torch.set_grad_enabled(c.initializer == "cooperative"), self.autocast():
-        y_init = x_next if model.initializer is None else draw_initial(guess(), model.schedule.sigma_tilde[t], source)
+        y_init = x_next if model.initializer is None else draw_initial(guess(), model.schedule.init_sigma[t], source)
     y_neg = self.refine(y_init, x_next, t, label, source)
     f = self.nets["ebm"](torch.cat([y_pos, y_neg]), model.schedule.logsnr[:-1], None if label is None else label.repeat(2), t.repeat(2))     # always fp32
     f_pos, f_neg = f.chunk(2)
