@@ -6,8 +6,8 @@
 __all__ = ['repo_root', 'read_parameters', 'check_counts', 'check_lists', 'commit', 'Run', 'check_run_name', 'can_resume',
            'find_run', 'lock_folder', 'open_run', 'device_name', 'write_manifest', 'pick_device', 'FlopCounter',
            'count_flops', 'kept_bytes', 'count_costs', 'classifier_folder', 'make_evaluator', 'spread_labels',
-           'sample_share', 'Progress', 'seconds_per_step', 'expand_grid', 'run_state', 'run_one', 'run_grid', 'main',
-           'read_report', 'report_row', 'markdown_table', 'report_table']
+           'sample_share', 'Progress', 'seconds_per_step', 'score_samples', 'json_rows', 'expand_grid', 'run_state',
+           'run_one', 'run_grid', 'main', 'read_report', 'report_row', 'markdown_table', 'report_table']
 
 # %% ../nbs/13_experiment.ipynb #4ee01cc8
 import argparse
@@ -39,7 +39,7 @@ from .config import build_model
 from .data import ImageData, load_dataset
 from .metrics import ImageEvaluator, Lite0Features, PointEvaluator, load_classifier
 from .parallel import gather_rows, rank, share, world
-from .trainer import Checkpoints, Trainer
+from .trainer import Checkpoints, DivergenceError, Trainer
 
 # %% ../nbs/13_experiment.ipynb #aa242c29
 def repo_root(start: Path|None=None # where to begin; None: the working directory, then this file
@@ -115,8 +115,16 @@ class Run:
         file = self.folder / "parts.json"
         return json.loads(file.read_text()) if file.exists() else []
     def add_part(self, part: dict) -> None:
-        "Keep the result of a finished part."
-        self.write_json("parts.json", [*self.parts, part])
+        "Keep the result of a finished part, with what it depends on."
+        self.write_json("parts.json", [*self.parts, dict(part, commit=self.commit, threads=torch.get_num_threads(), ended=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))])
+    def once(self, key: tuple, # what the part is: names and numbers
+             work # callable → dict
+            ) -> dict:
+        "A finished part from before, or `work()` done and kept now."
+        key = json.loads(json.dumps(key))
+        found = next((q for q in self.parts if q["key"] == key), None)
+        if found is None: self.add_part({"key": key, **work()}); found = self.parts[-1]
+        return found
     def write_csv(self, name: str, rows: list) -> None:
         "Rows as a CSV file."
         write_whole(self.folder / name, lambda p: pd.DataFrame(rows).to_csv(p, index=False, float_format="%.6g"))
@@ -210,6 +218,7 @@ def write_manifest(run: Run, notebook: str, # which experiment
     manifest = dict(run=run.name, notebook=notebook, seed=run.config.get("seed"), commit=run.commit, device=device_name(device), threads=torch.get_num_threads(),
                     python=platform.python_version(), torch=torch.__version__, started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(run.started)),
                     wall_seconds=round(time.time() - run.started, 1), **more)
+    if run.parts: manifest["parts"] = {k: sorted({q[k] for q in run.parts}) for k in ("commit", "threads")}     # a resumed run may have parts of several
     run.write_json("manifest.json", manifest)
     return manifest
 
@@ -352,6 +361,20 @@ def seconds_per_step(config, # from `get_config`
         log = trainer.train_step(); log["ebm_loss"].item()                       # wait for the device
         times.append(time.perf_counter() - start)
     return float(np.median(times[warm:]))
+
+# %% ../nbs/13_experiment.ipynb #429ea904
+def score_samples(evaluate, # `ImageEvaluator` or `PointEvaluator`
+                  samples # [N, …]
+                 ) -> dict:
+    "What the evaluator says. Raises `DivergenceError` if samples are not finite."
+    bad = int((~samples.isfinite()).flatten(1).any(1).sum())
+    if bad: raise DivergenceError(f"{bad} of {len(samples)} samples are not finite")
+    return evaluate(samples)
+
+# %% ../nbs/13_experiment.ipynb #9f02fe72
+def json_rows(frame: pd.DataFrame) -> list: # of dicts
+    "Rows for `write_json`, with None for what is not finite."
+    return [{k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in r.items()} for r in frame.to_dict("records")]
 
 # %% ../nbs/13_experiment.ipynb #78c18c84
 def expand_grid(spec: dict # of the YAML file: notebook, name, base, grid, runs

@@ -151,6 +151,16 @@ def denoise(self: CDRL, x0: Tensor, # [B, …] samples of level 0
     s, t = self.schedule, torch.zeros(len(x0), dtype=torch.long, device=x0.device)
     return tweedie(x0, s.alpha[0] * self.score(t, label, guidance)(s.alpha[0] * x0), s.alpha_bar[0], s.sigma_bar[0])
 
+# %% ../nbs/07_model.ipynb #b33e433d
+@patch
+def evaluations(self: CDRL, n_langevin: int|list|None=None, metropolis: bool|None=None # as in `sample`
+               ) -> int:
+    "Network evaluations for one sample: K gradients a level (one more where steps are corrected), the initializer once a level, and the last denoising step unless there are no gradients at all."
+    K = self.n_langevin if n_langevin is None else n_langevin
+    K = [K] * self.schedule.n_levels if isinstance(K, int) else list(K)
+    corrected = self.metropolis if metropolis is None else metropolis
+    return sum(k + (corrected and k > 0) for k in K) + bool(sum(K)) + self.schedule.n_levels * (self.initializer is not None)
+
 # %% ../nbs/07_model.ipynb #d30d97e5
 def write_whole(path: Path, # final name
                 write, # callable that takes a temporary path and writes it

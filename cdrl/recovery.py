@@ -38,7 +38,7 @@ def ebm_loss(f_pos: Tensor, # [B] f at the observed y_t
 
 # %% ../nbs/05_recovery.ipynb #f7ceb25b
 def initializer_loss(y_init: Tensor, # [B, …] ŷ_t, with gradient to the initializer
-                     target: Tensor, # like y_init: end of its chain ỹ_t, or the clean y_t
+                     target: Tensor, # like y_init: end of its chain ỹ_t, or the posterior mean
                     ) -> Tensor: # scalar
     "Squared distance, summed over a sample and averaged over the batch, eq. (3) (Algorithm 1)."
     return (target.detach() - y_init).flatten(1).square().sum(1).mean()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOISE_SCHEDULES', 'logsnr_cosine', 'logsnr_linear', 'logsnr_sigmoid', 'Schedule', 'check_schedule_options', 'bcast',
-           'diffuse', 'RowGenerator', 'randn', 'rand', 'noisy_pair']
+           'diffuse', 'RowGenerator', 'randn', 'rand', 'noisy_pair', 'posterior_mean']
 
 # %% ../nbs/00_schedule.ipynb #86ebb5c2
 import math
@@ -147,3 +147,13 @@ def noisy_pair(schedule: Schedule, # the levels
         sigma = schedule.sigma[t]
         x_next = bcast((1 - sigma ** 2).sqrt(), x0) * x_t + bcast(sigma, x0) * randn(x0, generator)
     return bcast(schedule.alpha[t], x0) * x_t, x_next
+
+# %% ../nbs/00_schedule.ipynb #b5f96c45
+def posterior_mean(schedule: Schedule, # the levels
+                   x0: Tensor, # [B, …] data
+                   x_next: Tensor, # like x0, x_{t+1}
+                   t: Tensor, # [B] long, lower level 0 … T-1
+                  ) -> Tensor: # E[y_t | x_{t+1}, x_0], like x0
+    "The mean of y_t given both the noisier sample and the datum, eq. (4) (Ho et al. 2020, eq. 7)."
+    s2, below, above = schedule.sigma[t] ** 2, schedule.sigma_bar[t] ** 2, schedule.sigma_bar[t + 1] ** 2
+    return bcast(schedule.alpha[t], x0) * (bcast((1 - s2).sqrt() * below / above, x0) * x_next + bcast(schedule.alpha_bar[t] * s2 / above, x0) * x0)

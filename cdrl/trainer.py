@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from fastcore.basics import patch
 from .data import BatchStream, file_sha256, load_dataset
-from .schedule import RowGenerator, noisy_pair, rand
+from .schedule import RowGenerator, noisy_pair, posterior_mean, rand
 from .layers import frozen
 from .recovery import ebm_loss, initializer_loss
 from .sampler import recover
@@ -80,7 +80,7 @@ def autocast(self: Trainer): # context
 @patch
 def draw_pair(self: Trainer, x0: Tensor|None=None, label: Tensor|None=None, # data of these rows [B, …] and labels [B]; None: the next batch
               source=None # generator, or `RowGenerator` of these rows; None: the trainer's
-             ) -> dict: # y_pos, x_next [B, …], t [B], label [B] or None
+             ) -> dict: # x0, y_pos, x_next [B, …], t [B], label [B] or None
     "Noise data at two neighbouring levels (Algorithm 1, lines 2–3), with label dropout."
     c, source = self.config, source or self.generator
     if x0 is None: x0, label = (v.to(self.device) for v in self.stream.next())
@@ -88,9 +88,9 @@ def draw_pair(self: Trainer, x0: Tensor|None=None, label: Tensor|None=None, # da
     t = torch.multinomial(weights, c.batch_size, replacement=True, generator=self.generator)
     if isinstance(source, RowGenerator): t = t[source.rows]
     y_pos, x_next = noisy_pair(self.model.schedule, x0, t, c.variance_reduction, source)
-    if not self.model.n_class: return dict(y_pos=y_pos, x_next=x_next, t=t, label=None)
+    if not self.model.n_class: return dict(x0=x0, y_pos=y_pos, x_next=x_next, t=t, label=None)
     drop = rand(len(x0), source, self.device) < c.label_dropout
-    return dict(y_pos=y_pos, x_next=x_next, t=t, label=torch.where(drop, -1, label))
+    return dict(x0=x0, y_pos=y_pos, x_next=x_next, t=t, label=torch.where(drop, -1, label))
 
 # %% ../nbs/09_trainer.ipynb #113fec57
 @patch
@@ -120,16 +120,15 @@ def losses(self: Trainer, p: dict, # from `draw_pair`
     model, c = self.model, self.config
     y_pos, x_next, t, label = p["y_pos"], p["x_next"], p["t"], p["label"]
     guess = lambda: self.nets.get("initializer", model.initializer)(x_next, model.schedule.logsnr[1:], label, t)
-    with torch.set_grad_enabled(c.initializer == "cooperative"), self.autocast():
-        y_init = x_next if model.initializer is None else draw_initial(guess(), model.schedule.init_sigma[t], source)
+    with torch.set_grad_enabled("initializer" in self.optimizers), self.autocast():
+        mean = x_next if model.initializer is None else guess()
+        y_init = mean if model.initializer is None else draw_initial(mean, model.schedule.init_sigma[t], source)
     y_neg = self.refine(y_init, x_next, t, label, source)
     f = self.nets["ebm"](torch.cat([y_pos, y_neg]), model.schedule.logsnr[:-1], None if label is None else label.repeat(2), t.repeat(2))     # always fp32
     f_pos, f_neg = f.chunk(2)
     loss = {"ebm": ebm_loss(f_pos, f_neg, model.schedule.loss_weight[t])}
     if "initializer" in self.optimizers:
-        if c.initializer == "clean":
-            with self.autocast(): y_init = guess()
-        loss["initializer"] = initializer_loss(y_init, y_neg if c.initializer == "cooperative" else y_pos)
+        loss["initializer"] = initializer_loss(y_init, y_neg) if c.initializer == "cooperative" else initializer_loss(mean, posterior_mean(model.schedule, p["x0"], x_next, t))
     log = dict(energy_gap=(f_pos - f_neg).mean(), f_size=f.abs().mean(), chain_range=y_neg.abs().amax())
     return loss, {k: v.detach() for k, v in {**log, **{f"{dict(ebm='ebm', initializer='init')[k]}_loss": v for k, v in loss.items()}}.items()}
 
