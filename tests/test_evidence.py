@@ -1,4 +1,4 @@
-"""Ablations, acceleration, baselines and the table of results run end to end through papermill, go on after an interruption, and refuse what they do not know."""
+"""Ablations, acceleration and the table of results run end to end through papermill, go on after an interruption, and refuse what they do not know."""
 import json
 
 import pandas as pd
@@ -92,31 +92,3 @@ def test_results_judge_by_their_rules(notebook, tmp_path, nth):
     claims = json.loads((notebook("results", source=str(tmp_path / "made")) / "results/metrics.json").read_text())["claims"]
     for _, _, claim, verdict in chosen: assert {r["verdict"] for r in claims if r["claim"].startswith(claim)} == {verdict}, claim
     assert all(r["verdict"] == "not tested" and r["why"] for r in claims if not r["runs"])
-
-
-FEW = dict(minutes=0.01, search_minutes=0.005, seeds=[0], search=[1.0], snapshots=1, n_progress=32, n_samples=32, n_reference=64, n_more=5)
-
-
-def test_baselines_and_their_resumption(notebook):
-    arms = ["CDRL", "DRL", "DDPM"]
-    run = notebook("baselines", arms=arms, **FEW) / "baselines-digits"
-    metrics, parts = (json.loads((run / f).read_text()) for f in ("metrics.json", "parts.json"))
-    assert [r["arm"] for r in metrics["results"]] == arms and set(metrics["verdicts"]) == {"CDRL / DRL", "CDRL / DDPM"}
-    by = {r["arm"]: r for r in metrics["results"]}
-    assert by["CDRL"]["evaluations"] == by["DDPM"]["evaluations"] == 67 and by["DRL"]["evaluations"] == 61                # 6 levels, K = 10, one denoising step
-    assert by["CDRL"]["parameters"] == by["DRL"]["parameters"] + by["DDPM"]["parameters"]                                 # the same two networks
-    (run / "metrics.json").unlink(); (run / "parts.json").write_text(json.dumps(parts[:-1]))
-    notebook("baselines", arms=arms, resume=True, **FEW)
-    assert json.loads((run / "parts.json").read_text())[:-1] == parts[:-1]
-
-
-def test_baselines_of_the_two_libraries(notebook):
-    pytest.importorskip("ebm"), pytest.importorskip("torchebm")
-    for dataset in ("digits", "checkerboard"):
-        run = notebook("baselines", arms=["ebmkit DRL", "torchebm EM", "torchebm PCD"], dataset=dataset, **FEW) / f"baselines-{dataset}"
-        assert {r["arm"]: r["diverged"] for r in json.loads((run / "metrics.json").read_text())["results"]} == {"ebmkit DRL": 0, "torchebm EM": 0, "torchebm PCD": 0}
-
-
-@pytest.mark.parametrize("parameters, message", [(dict(arms=["GAN"]), "choose from CDRL"), (dict(seeds=[]), "must not be empty"), (dict(minutes=-1), "must be positive"), (dict(n_more=1), "n_more")])
-def test_baselines_refuse(notebook, parameters, message):
-    with pytest.raises(PapermillExecutionError, match=message): notebook("baselines", **{**FEW, **parameters})
