@@ -14,7 +14,7 @@ PEERS = {"ebmkit DRL": ("ebmkit", "ebm"), "torchebm EM": ("torchebm", "torchebm"
 def read(run): return json.loads((run / "metrics.json").read_text())
 
 
-@pytest.mark.parametrize("dataset, metric", [("digits", "fd_classifier"), ("checkerboard", "histogram_kl")])
+@pytest.mark.parametrize("dataset, metric", [("digits", "fd_classifier"), pytest.param("checkerboard", "histogram_kl", marks=pytest.mark.slow)])
 def test_all_arms_that_are_installed(notebook, dataset, metric):
     run = notebook("baselines", dataset=dataset, **TINY) / f"baselines-{dataset}"
     metrics, curves = read(run), pd.read_csv(run / "curves.csv")

@@ -26,6 +26,7 @@ def test_ablation_and_its_resumption(notebook):
     assert len(json.loads((run / "metrics.json").read_text())["gradient_variance"]) == 6 and (run / "figures/samples.png").exists()       # nothing is lost
 
 
+@pytest.mark.slow
 def test_ablation_of_points_with_arms_of_different_cost(notebook):
     run = notebook("ablation", study="initializer", dataset="checkerboard", **{**SHORT, "seeds": [0], "n_samples": 2000, "n_progress": 2000}) / "ablation-initializer-checkerboard"
     metrics, runs = json.loads((run / "metrics.json").read_text()), pd.read_csv(run / "runs.csv")
