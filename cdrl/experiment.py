@@ -408,8 +408,9 @@ def run_one(notebook: str, # name under nbs/
     if folder.exists() and not resume: shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "error.txt").unlink(missing_ok=True)
-    given = {**parameters, "run": folder.name, "reports": str(folder.parent), **({"resume": True} if resume else {})}
-    command = [sys.executable, "-m", "papermill", str(repo_root() / "nbs" / f"{notebook}.ipynb"), str(folder / f"{notebook}.ipynb"), "--no-progress-bar", "-y", yaml.safe_dump(given)]
+    here = lambda p: os.path.relpath(p, repo_root())                             # the executed notebook keeps its parameters: no machine's paths in it
+    given = {**parameters, "run": folder.name, "reports": here(folder.parent), **({"resume": True} if resume else {})}
+    command = [sys.executable, "-m", "papermill", f"nbs/{notebook}.ipynb", here(folder / f"{notebook}.ipynb"), "--no-progress-bar", "-y", yaml.safe_dump(given)]
     result = subprocess.run(command, cwd=repo_root(), capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
     if result.returncode: (folder / "error.txt").write_text(result.stderr[-5000:])
     return run_state(folder)
