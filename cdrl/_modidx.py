@@ -294,5 +294,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/cdrl', 'doc_host': '', 'gi
                               'cdrl.trainer.Trainer.state': ('trainer.html#trainer.state', 'cdrl/trainer.py'),
                               'cdrl.trainer.Trainer.train_step': ('trainer.html#trainer.train_step', 'cdrl/trainer.py'),
                               'cdrl.trainer.Trainer.update': ('trainer.html#trainer.update', 'cdrl/trainer.py'),
+                              'cdrl.trainer.has_bf16': ('trainer.html#has_bf16', 'cdrl/trainer.py'),
                               'cdrl.trainer.lr_factor': ('trainer.html#lr_factor', 'cdrl/trainer.py'),
                               'cdrl.trainer.signs_of_divergence': ('trainer.html#signs_of_divergence', 'cdrl/trainer.py')}}}

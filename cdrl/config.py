@@ -64,7 +64,7 @@ class Config:
     decay_from: float = 1.0                # share of the steps after which both rates fall linearly to 0; 1: never
     grad_clip: float = 1.0                 # largest norm of each network's gradient
     ema: float = 0.9999                    # decay of the moving average of the weights
-    precision: str = "fp32"                # "bf16": chains and initializer of training in bf16 (the energy's loss, weights, sampling stay fp32)
+    precision: str = "fp32"                # "bf16": chains and initializer of training in bf16 (the energy's loss, weights, sampling stay fp32); "auto": where the device has bf16 arithmetic
     compile: bool = False                  # torch.compile for the energy in chains (slow to start; untested on GPUs)
     recoveries: int = 5                    # after a divergence: times to go back to a good checkpoint, with a new seed and a lower ebm_lr
     recovery_factor: float = 0.25          # factor on ebm_lr at each of them
@@ -83,9 +83,9 @@ PRESETS = {
     "color_digits": dict(SMALL, dataset="color_digits", conditional=True, ebm_channels=32, ebm_channel_mult=(1, 2), ebm_n_blocks=2, init_channels=32, init_channel_mult=(1, 1), init_n_blocks=1, init_attention=(4,),
                          init_groups=8, init_dropout=0.0, logsnr_max=6.0, init_lr=2e-3, batch_size=64, decay_from=0.7, steps=6_000),
     "fashion_mnist": dict(SMALL, dataset="fashion_mnist", patch=2, ebm_channels=32, ebm_channel_mult=(1, 2, 4), ebm_n_blocks=1, init_channels=32, init_channel_mult=(1, 2),
-                          init_n_blocks=1, init_attention=(8,), init_groups=8, init_dropout=0.0, logsnr_max=6.0, ebm_lr=1.5e-3, batch_size=64, steps=4_800, precision="bf16"),
+                          init_n_blocks=1, init_attention=(8,), init_groups=8, init_dropout=0.0, logsnr_max=6.0, ebm_lr=1.5e-3, batch_size=64, steps=4_800, precision="auto"),
     "emoji": dict(SMALL, dataset="emoji", patch=2, ebm_channels=32, ebm_channel_mult=(1, 2, 4), ebm_n_blocks=1, init_channels=32, init_channel_mult=(1, 2), init_n_blocks=1, init_attention=(8,), init_groups=8,
-                  init_dropout=0.0, logsnr_max=6.0, ebm_lr=1e-3, init_lr=3e-3, decay_from=0.75, batch_size=64, ema=0.998, steps=10_000, precision="bf16"),
+                  init_dropout=0.0, logsnr_max=6.0, ebm_lr=1e-3, init_lr=3e-3, decay_from=0.75, batch_size=64, ema=0.998, steps=10_000, precision="auto"),
     "cifar10": dict(),
     "cifar10_large": dict(ebm_channels=256, init_channels=128),
     "imagenet32": dict(dataset="imagenet32", conditional=True, init_n_blocks=2, steps=1_000_000),
@@ -99,7 +99,7 @@ RANGES = { # inclusive bounds of the numbers
     "ebm_lr": (0, 1), "init_lr": (0, 1), "ebm_beta1": (0, 0.9999), "warmup": (1, 10_000_000), "init_warmup_offset": (0, 10_000_000), "decay_from": (0, 1), "grad_clip": (1e-9, 1e9),
     "ema": (0, 1), "seed": (0, 2 ** 63 - 1)}
 CHOICES = {"step_size": ("paper", "posterior"), "step_c": ("sigma_bar", "constant"), "energy_scale": ("langevin", "noise"), "noise_schedule": ("cosine", "linear", "sigmoid"), "ebm_act": ("silu", "relu", "leaky_relu"),
-           "ebm_conditioning": ("add", "film"), "initializer": ("cooperative", "clean", "frozen", "absent"), "precision": ("fp32", "bf16")}
+           "ebm_conditioning": ("add", "film"), "initializer": ("cooperative", "clean", "frozen", "absent"), "precision": ("fp32", "bf16", "auto")}
 
 # %% ../nbs/08_config.ipynb #7100102f
 def check_value(name: str, value, # a setting and what was given for it
