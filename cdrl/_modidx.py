@@ -262,6 +262,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/cdrl', 'doc_host': '', 'gi
                             'cdrl.tasks.known_log_weight': ('tasks.html#known_log_weight', 'cdrl/tasks.py'),
                             'cdrl.tasks.langevin_list': ('tasks.html#langevin_list', 'cdrl/tasks.py'),
                             'cdrl.tasks.mixture': ('tasks.html#mixture', 'cdrl/tasks.py'),
+                            'cdrl.tasks.most_typical': ('tasks.html#most_typical', 'cdrl/tasks.py'),
                             'cdrl.tasks.noised_walk': ('tasks.html#noised_walk', 'cdrl/tasks.py'),
                             'cdrl.tasks.ood_scores': ('tasks.html#ood_scores', 'cdrl/tasks.py'),
                             'cdrl.tasks.ood_sets': ('tasks.html#ood_sets', 'cdrl/tasks.py'),

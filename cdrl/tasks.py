@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['OTHERS', 'product', 'mixture', 'composed_target', 'composed_mean', 'langevin_list', 'compose_batch',
            'sample_composed', 'noised_walk', 'resample_particles', 'known_log_weight', 'inpaint_walk', 'inpaint',
-           'inpainting_masks', 'ood_scores', 'combine_scores', 'auroc', 'fpr95', 'bootstrap', 'fit_to', 'ood_sets']
+           'most_typical', 'inpainting_masks', 'ood_scores', 'combine_scores', 'auroc', 'fpr95', 'bootstrap', 'fit_to',
+           'ood_sets']
 
 # %% ../nbs/11_tasks.ipynb #ebc9afc6
 import math
@@ -205,6 +206,14 @@ def inpaint(model: CDRL, x: Tensor, # [N, …] images in [-1, 1]; what is unknow
             x0 = inpaint_walk(s, mean, lambda t: model.target(levels(t), spread, guidance), batch, here, K, g, n_resample, n_particles, model.metropolis if metropolis is None else metropolis)
             out.append(torch.where(here, batch, model.denoise(x0, y, guidance).clamp(-1, 1)))
     return torch.cat(out)
+
+# %% ../nbs/11_tasks.ipynb #dca2fc13
+def most_typical(completions: Tensor # [S, N, …]: S completions of each image
+                ) -> Tensor: # [N, …]
+    "Of several completions of each image the one with the least mean squared distance to the others: minimum Bayes risk (Kumar and Byrne 2004), where a draw from the model is wanted that is also a good guess."
+    nearest = (completions - completions.mean(0)).flatten(2).square().sum(2).argmin(0)                # least distance to their mean is least distance to one another
+    return completions[nearest, torch.arange(completions.shape[1], device=completions.device)]
+
 
 # %% ../nbs/11_tasks.ipynb #104e31c3
 def inpainting_masks(shape: tuple, # (C, H, W)
