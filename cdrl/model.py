@@ -113,12 +113,12 @@ def sample(self: CDRL, n: int, # number of samples
            step_scale: float=1.0, # multiplies the step sizes
            seed: int|None=None, # fixes the samples bit for bit (same device, same batch_size)
            batch_size: int=256, # samples at a time: memory does not grow with n
-           denoise: bool|str=True, # last step: True, Tweedie's, with the energy's score; "initializer": the mean of the initializer instead of its draw at level 0 (for K = 0: no energy anywhere); False: none
+           denoise: bool|str=True, # last step: True, Tweedie's, with the energy's score; "initializer": the mean of the initializer instead of its draw at level 0, which must have K = 0; False: none
            metropolis: bool|None=None, # accept or reject each Langevin step; None: as in training
            init_guidance: float|None=None, # w of the initializer alone; None: guidance, for both
            callback=None, # called as callback(t, initial, refined) after each level of each batch
           ) -> Tensor: # [n, …] in [-1, 1] (images); points are not clipped
-    "Samples by Algorithm 2. Raises `ValueError` for a label out of range or guidance without classes."
+    "Samples by Algorithm 2. Raises `ValueError` for a label out of range, guidance without classes, or a last step that does not fit K."
     if n < 1: raise ValueError(f"n is {n}; at least one sample must be asked for")
     if denoise not in (True, False, "initializer"): raise ValueError(f"denoise is {denoise!r}; choose True, False or 'initializer'")
     mean_last = denoise == "initializer"
@@ -128,6 +128,7 @@ def sample(self: CDRL, n: int, # number of samples
     generator = torch.Generator(self.device)
     generator.seed() if seed is None else generator.manual_seed(seed)
     K = self.n_langevin if n_langevin is None else n_langevin
+    if mean_last and (K if isinstance(K, int) else K[0]): raise ValueError(f"denoise='initializer' leaves the noise of Langevin steps at the lowest level in the sample; n_langevin is {K}, choose 0 there or denoise True")
     label = label.expand(n) if isinstance(label, Tensor) else label
     out = []
     with frozen(self):
