@@ -286,6 +286,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/cdrl', 'doc_host': '', 'gi
                               'cdrl.trainer.Trainer.averaged': ('trainer.html#trainer.averaged', 'cdrl/trainer.py'),
                               'cdrl.trainer.Trainer.check_window': ('trainer.html#trainer.check_window', 'cdrl/trainer.py'),
                               'cdrl.trainer.Trainer.draw_pair': ('trainer.html#trainer.draw_pair', 'cdrl/trainer.py'),
+                              'cdrl.trainer.Trainer.dtype': ('trainer.html#trainer.dtype', 'cdrl/trainer.py'),
                               'cdrl.trainer.Trainer.fit': ('trainer.html#trainer.fit', 'cdrl/trainer.py'),
                               'cdrl.trainer.Trainer.go_back': ('trainer.html#trainer.go_back', 'cdrl/trainer.py'),
                               'cdrl.trainer.Trainer.load_checkpoint': ('trainer.html#trainer.load_checkpoint', 'cdrl/trainer.py'),

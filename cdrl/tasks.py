@@ -312,7 +312,9 @@ def ood_sets(name: str, # of the dataset that the model was trained on
         except FileNotFoundError as e: missing[other] = str(e); continue
         images = torch.from_numpy(photo_patches(N, x.shape[2], seed)).float() / 127.5 - 1 if data is None else data.batch(torch.randperm(len(data), generator=g)[:N])[0]
         sets[other] = fit_to(images, tuple(x.shape[1:]))
-    sets["interpolated"] = (x + x[torch.randperm(N, generator=g)]) / 2
+    order, partner = torch.randperm(N, generator=g), torch.empty_like(x)
+    partner[order] = x[order.roll(1)]                                                        # one cycle: no image is paired with itself
+    sets["interpolated"] = (x + partner) / 2
     sets["rotated"], sets["inverted"] = x.rot90(1, (2, 3)), -x
     sets["constant"] = (2 * torch.rand(N, 1, 1, 1, generator=g) - 1).expand_as(x)
     sets["noise"] = 2 * torch.rand(x.shape, generator=g) - 1

@@ -59,7 +59,6 @@ class Trainer:
         c, images = config, len(data.shape) == 3
         self.config, self.device, self.log_every = c, torch.device(device), log_every
         self.precision = ("bf16" if has_bf16(self.device) else "fp32") if c.precision == "auto" else c.precision
-        self.dtype = torch.bfloat16 if self.precision == "bf16" else None
         self.parts = world() * c.accumulate                                  # a batch is the rows of all devices and passes
         if c.batch_size % self.parts: raise ValueError(f"batch_size {c.batch_size} cannot be shared by {world()} devices in {c.accumulate} passes; choose a multiple of {self.parts}")
         torch.manual_seed(c.seed)
@@ -79,6 +78,11 @@ class Trainer:
         self.step, self.train_seconds, self.history, self.window, self.notes, self.recoveries = 0, 0.0, [], {}, {}, []
 
 # %% ../nbs/09_trainer.ipynb #f86e6475
+@patch(as_prop=True)
+def dtype(self: Trainer): # torch.bfloat16 or None
+    "Of chains and initializer; None: that of the weights."
+    return torch.bfloat16 if self.precision == "bf16" else None
+
 @patch
 def autocast(self: Trainer): # context
     "Convolutions of the initializer in bf16 if the precision is bf16. (Chains are too; the energy's own loss never: its gradient is a small difference of large terms.)"
@@ -247,7 +251,7 @@ def averaged(self: Trainer) -> CDRL:
 def state(self: Trainer) -> dict: # tensors, numbers and strings
     "The whole state of training."
     parts = lambda d: {k: v.state_dict() for k, v in d.items()}
-    state = dict(config=asdict(self.config), step=self.step, train_seconds=self.train_seconds, history=self.history, window=self.window, notes=self.notes, recoveries=self.recoveries,
+    state = dict(config=asdict(self.config), precision=self.precision, step=self.step, train_seconds=self.train_seconds, history=self.history, window=self.window, notes=self.notes, recoveries=self.recoveries,
                  model=self.model.state_dict(), ema=self.ema.state_dict(), optimizers=parts(self.optimizers), schedulers=parts(self.schedulers),
                  generator=self.generator.get_state(), torch_rng=torch.get_rng_state(), data_rng=self.stream.generator.get_state(), stream=self.stream.state_dict())
     if self.device.type == "cuda": state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
@@ -263,6 +267,7 @@ def load_checkpoint(self: Trainer, path: str|Path) -> None:
     now = asdict(self.config)
     differs = [f"{k} was {state['config'].get(k)!r}, is {v!r}" for k, v in now.items() if state["config"].get(k) != v]
     if differs: raise ValueError(f"checkpoint {path} belongs to other settings: {'; '.join(differs)}. Use the same settings or another run name")
+    self.precision = state.get("precision", self.precision)             # "auto" was decided where the run began
     self.model.load_state_dict(state["model"]); self.ema.load_state_dict(state["ema"])
     for k, o in self.optimizers.items(): o.load_state_dict(state["optimizers"][k])
     for k, s in self.schedulers.items(): s.load_state_dict(state["schedulers"][k])

@@ -74,12 +74,15 @@ CASES = [
     ("ablation-initializer-digits", ablation("another arm", "worse", 1.1), "the energy does what", "not tested"),
     ("ablation-variance_reduction-digits", ablation("two noises", "better", 0.5, gradient_variance=[dict(ratio=0.5, ratio_se=0.1), dict(ratio=0.9, ratio_se=0.1)]), "the gradient varies", "undecided"),
     ("ablation-variance_reduction-digits", ablation("two noises", "better", 0.5, gradient_variance=[]), "the gradient varies", "not tested"),
-    ("acceleration-digits", dict(trained_k={"CDRL": 10}, results=[dict(model="CDRL", shape="even", n_langevin=" ".join([str(K)] * 6), fd_mean=v) for K, v in ((10, 2.0), (5, 2.2), (3, 4.0))]), "half of the steps", "confirmed at this scale"),
-    ("acceleration-digits", dict(trained_k={"CDRL": 10}, results=[dict(model="CDRL", shape="even", n_langevin=" ".join([str(K)] * 6), fd_mean=v) for K, v in ((10, 2.0), (5, 2.2), (3, 4.0))]), "so does a third", "not confirmed"),
+    ("acceleration-digits", dict(trained_k={"CDRL": 10}, seeds=[0, 1, 2], results=[dict(model="CDRL", shape="even", n_langevin=" ".join([str(K)] * 6), fd_mean=v, fd_std=0.01) for K, v in ((10, 2.0), (5, 2.2), (3, 4.0))]), "half of the steps", "confirmed at this scale"),
+    ("acceleration-digits", dict(trained_k={"CDRL": 10}, seeds=[0, 1, 2], results=[dict(model="CDRL", shape="even", n_langevin=" ".join([str(K)] * 6), fd_mean=v, fd_std=0.01) for K, v in ((10, 2.0), (5, 2.2), (3, 4.0))]), "so does a third", "not confirmed"),
     ("baselines-digits", dict(verdicts={"CDRL / DDPM": dict(holds=False, mean_holds=True, seeds_better=2, n_seeds=3)}, results=[dict(arm=a, value=1.0, std=0.1) for a in ("CDRL", "DDPM")]), "CDRL is not worse than DDPM (digits)", "undecided"),
     ("guidance-digits", dict(verdicts=dict(both=dict(fd_at_0=2, best_fd=1, best_w=1, fd_at_largest=1, fd_falls="yes", fd_rises_again="no", accuracy_rises="yes", accuracy_at_0=0.9, best_accuracy=1, best_accuracy_w=1))), "the distance falls", "not confirmed"),
-    ("ood", dict(main=[dict(dataset="fashion_mnist", model="CDRL", score="denoising, combined", outside="mnist", auroc=0.96, auroc_low=0.94, auroc_high=0.98)]), "all levels together", "undecided"),
-    ("inpainting-digits", dict(n_completions=8, results=[dict(mask=m, way=w, error=e, class_accuracy=0.8) for m in ("half", "random") for w, e in (("CDRL", 0.7), ("CDRL, most typical", 0.5), ("nearest neighbour", 0.6))]), "missing parts are filled in plausibly (half)", "confirmed at this scale"),
+    ("acceleration-digits", dict(trained_k={"CDRL": 10, "DRL": 10}, seeds=[0, 1, 2], results=[dict(model=m, shape="even", n_langevin=" ".join([str(K)] * 6), fd_mean=v, fd_std=0.5) for m, K, v in (("CDRL", 2, 2.0), ("DRL", 10, 2.1))]), "a fifth does as well", "undecided"),
+    *(("ood", dict(main=[dict(dataset="digits", model="CDRL", score=s, outside="interpolated", auroc=a, auroc_low=a - 0.02, auroc_high=a + 0.02) for s, a in (("combined", c), ("log-density, t = 0 (the paper's)", 0.8))]), "all levels together tell better (digits against interpolated)", v)
+      for c, v in ((0.9, "confirmed at this scale"), (0.82, "undecided"), (0.7, "not confirmed"))),
+    *(("inpainting-digits", dict(verdicts={"half": v}, results=[dict(mask="half", way=w, error=0.5, class_accuracy=0.8) for w in ways]), "missing parts are filled in plausibly (half)", found)
+      for v, ways, found in (("better", ("CDRL", "nearest neighbour"), "confirmed at this scale"), ("worse", ("CDRL", "nearest neighbour"), "not confirmed"), ("better", ("DRL, resampling", "nearest neighbour"), "not tested"))),
 ] # run, its metrics, beginning of a claim, verdict
 
 
