@@ -45,21 +45,24 @@ def mixture(F: Tensor, # [M, B]: F under each label
 def composed_target(model: CDRL, t: Tensor, # [B] level
                     labels: Tensor, # [M, B] long: the concepts of each sample
                     weights: Tensor, # [M]
-                    rule: str="and" # "and" (product) or "or" (mixture)
+                    rule: str="and", # "and" (product) or "or" (mixture)
+                    guidance: float=0.0 # w of each concept, "or" only
                    ): # callable y [B, …] → (F [B], ∇F like y)
     "What chains of a composition sample from; all labels are evaluated in one pass."
-    labels = torch.cat([torch.full_like(labels[:1], -1), labels]) if rule == "and" else labels
+    labels = torch.cat([torch.full_like(labels[:1], -1), labels]) if rule == "and" or guidance else labels
     M, B, e = len(labels), len(t), model.schedule.energy_scale[t]
     with torch.no_grad(): f = model.ebm.fix(model.schedule.logsnr[:-1], labels.flatten(), t.repeat(M))
-    combine = product if rule == "and" else mixture
+    guided = lambda F: F[0] + (1 + guidance) * (F[1:] - F[0]) if guidance else F
+    combine = product if rule == "and" else lambda F, weights: mixture(guided(F), weights)
     return lambda y: value_and_grad(lambda y: combine(e * f(y.repeat(M, *[1] * (y.dim() - 1))).reshape(M, B), weights), y)
 
 # %% ../nbs/11_tasks.ipynb #9d35a535
 def composed_mean(model: CDRL, x_next: Tensor, t: Tensor, labels: Tensor, weights: Tensor, rule: str="and", # as in `composed_target`
-                  choice: Tensor|None=None # [B] index of each sample's concept, for "or"
+                  choice: Tensor|None=None, # [B] index of each sample's concept, for "or"
+                  guidance: float=0.0 # as in `composed_target`
                  ) -> Tensor: # like x_next
     "The initializer's mean for a composition: eq. (1) for means, or the mean under one concept."
-    if rule == "or": return model.initial_mean(x_next, t, labels.gather(0, choice[None])[0])
+    if rule == "or": return model.initial_mean(x_next, t, labels.gather(0, choice[None])[0], guidance)
     free = model.initial_mean(x_next, t, -1)
     return free + sum(w * (model.initial_mean(x_next, t, l) - free) for l, w in zip(labels, weights))
 
@@ -75,14 +78,14 @@ def langevin_list(model: CDRL, n_langevin: int|list|None) -> list: # K of each l
 # %% ../nbs/11_tasks.ipynb #c0ace034
 def compose_batch(model: CDRL, labels: Tensor, # [M, B]
                   weights: Tensor, rule: str, means: Tensor, # [M], of `sample_composed`; weights of the initializer's means [M]
-                  K: list, metropolis: bool, step_scale: float, g: torch.Generator) -> Tensor: # [B, …]
+                  K: list, metropolis: bool, step_scale: float, g: torch.Generator, guidance: float=0.0) -> Tensor: # [B, …]
     "One batch of `sample_composed`: Algorithm 2 with composed energies and means."
     s, B, images = model.schedule, labels.shape[1], len(model.shape) == 3
     levels = lambda t: torch.full((B,), t, device=model.device)
     choice = torch.multinomial(weights, B, replacement=True, generator=g) if rule == "or" else None
-    mean = lambda x, t: composed_mean(model, x, levels(t), labels, means, rule, choice)
+    mean = lambda x, t: composed_mean(model, x, levels(t), labels, means, rule, choice, guidance)
     guess = lambda x, t: draw_initial(mean(x, t), s.init_sigma[levels(t)], g) if model.initializer else x
-    target = lambda t: composed_target(model, levels(t), labels, weights, rule)
+    target = lambda t: composed_target(model, levels(t), labels, weights, rule, guidance)
     x = torch.randn(B, *model.shape, generator=g, device=model.device)
     x = progressive_sample(s, guess, target, x, K, step_scale, g, None, metropolis)
     x = tweedie(x, s.alpha[0] * target(0)(s.alpha[0] * x)[1], s.alpha_bar[0], s.sigma_bar[0])
@@ -95,12 +98,14 @@ def sample_composed(model: CDRL, n: int, # samples
                     weights: list|None=None, # of the energies; None: 1 each ("or": equal parts)
                     rule: str="and", # "and" (with negative weights: "not") or "or"
                     init_weights: list|None=None, # of the initializer's means; None: those of the energies
-                    n_langevin=None, metropolis: bool|None=None, step_scale: float=1.0, seed: int=0, batch_size: int=256 # of `CDRL.sample`
+                    n_langevin=None, metropolis: bool|None=None, step_scale: float=1.0, seed: int=0, batch_size: int=256, # of `CDRL.sample`
+                    guidance: float=0.0 # w of each concept of "or"; for "and" it is in the weights, 1 + w
                    ) -> Tensor: # [n, …]
     "Samples of a composition. Raises `ValueError` for an unconditional model, an unknown rule or other weights than one finite number for each concept."
     if not model.n_class: raise ValueError("a composition needs a conditional model; train one with -p conditional True")
     if rule not in ("and", "or"): raise ValueError(f"rule {rule!r} is unknown; choose and (negative weights: not) or or")
     if rule == "or" and weights is not None and min(weights) <= 0: raise ValueError(f"weights of a mixture must be positive, got {weights}")
+    if guidance and rule == "and": raise ValueError(f"guidance {guidance} is for or; a product has weights 1 + w")
     if not labels or n < 1: raise ValueError(f"{n} samples of {len(labels)} concepts; there must be at least one of each")
     if rule == "or" and init_weights is not None: raise ValueError("init_weights is for and; in a mixture each guess is made under one concept")
     weights = torch.tensor([1. / len(labels) if rule == "or" else 1.] * len(labels) if weights is None else weights, dtype=torch.float, device=model.device)
@@ -109,7 +114,7 @@ def sample_composed(model: CDRL, n: int, # samples
     if not (weights.isfinite().all() and means.isfinite().all()): raise ValueError(f"weights must be finite, got {weights.tolist()} and {means.tolist()}")
     concepts, g = torch.stack([torch.as_tensor(l, device=model.device).expand(n) for l in labels]), torch.Generator(model.device).manual_seed(seed)      # [M, n]
     K, metropolis = langevin_list(model, n_langevin), model.metropolis if metropolis is None else metropolis
-    with frozen(model): return torch.cat([compose_batch(model, c, weights, rule, means, K, metropolis, step_scale, g) for c in concepts.split(batch_size, 1)])
+    with frozen(model): return torch.cat([compose_batch(model, c, weights, rule, means, K, metropolis, step_scale, g, guidance) for c in concepts.split(batch_size, 1)])
 
 # %% ../nbs/11_tasks.ipynb #c91a9b17
 def noised_walk(schedule: Schedule, x: Tensor, # [B, …] clean
