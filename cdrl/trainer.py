@@ -42,11 +42,12 @@ def lr_factor(step: int, # iterations done
 
 # %% ../nbs/09_trainer.ipynb #e619786f
 def has_bf16(device: torch.device) -> bool:
-    "Whether a device has bf16 arithmetic. Emulated bf16 can be ten times slower than fp32. A PyTorch that cannot tell of a processor counts as no."
+    "Whether a device has bf16 arithmetic. Emulated bf16 is many times slower than fp32. A PyTorch that cannot tell of a processor counts as no."
     if device.type == "cuda": return torch.cuda.is_bf16_supported(including_emulation=False)
     able = getattr(torch.cpu, "get_capabilities", dict)()
     return any(able.get(k) for k in ("avx512_bf16", "amx_bf16", "bf16"))     # x86, x86, ARM
 
+# %% ../nbs/09_trainer.ipynb #d6701cf0
 class Trainer:
     """Trains a `CDRL` model on a dataset by Algorithm 1. `history` is a list of rows, one every `log_every` iterations; `notes` is free for callbacks
     (numbers, strings, tensors) and goes into checkpoints; `precision` is "fp32" or "bf16", what is used; `recoveries` lists the divergences that were overcome. Started by `torchrun`, each process

@@ -8,7 +8,10 @@ import time
 import pytest
 import torch
 
+from cdrl.config import get_config
+from cdrl.data import load_dataset
 from cdrl.experiment import lock_folder, open_run
+from cdrl.trainer import Trainer
 from conftest import ROOT, TINY
 
 WORKER = """
@@ -71,3 +74,16 @@ def test_two_devices_through_the_notebook(notebook):
     run = notebook("train", n_devices=2, **TINY) / "digits"
     assert {"metrics.json", "history.csv", "quality.csv"} <= {p.name for p in run.iterdir()}
     with pytest.raises(Exception, match="n_devices is 99; this machine has"): notebook("train", n_devices=99, run="many", **TINY)
+
+
+@pytest.mark.parametrize("begun, elsewhere", [("avx512_bf16", "avx2"), ("avx2", "avx512_bf16")])
+def test_a_run_keeps_its_precision_on_another_processor(monkeypatch, tmp_path, begun, elsewhere):
+    small = dict(ebm_channels=8, ebm_channel_mult=[1], ebm_n_blocks=1, init_channels=8, init_channel_mult=[1], init_n_blocks=1, batch_size=8, precision="auto")
+    def trainer(processor):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {processor: True}, raising=False)
+        return Trainer(get_config("digits", **small), load_dataset("digits"))
+    first, second = trainer(begun), trainer(elsewhere)
+    assert first.precision != second.precision
+    torch.save(first.state(), tmp_path / "state.pt")
+    second.load_checkpoint(tmp_path / "state.pt")
+    assert second.precision == first.precision and second.dtype == first.dtype
