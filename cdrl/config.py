@@ -80,6 +80,8 @@ PRESETS = {
                          metropolis=True, step_r=1.0, level_weights=(6, 4, 2, 2, 1, 1), ebm_lr=1e-3, warmup=1000, decay_from=0.3, ema=0.999, batch_size=512, steps=9_000),
     "digits": dict(SMALL, dataset="digits", ebm_channels=32, ebm_channel_mult=(1, 2), ebm_n_blocks=2, init_channels=32, init_channel_mult=(1, 1), init_n_blocks=1, init_attention=(4,),
                    init_groups=8, init_dropout=0.0, logsnr_max=6.0, init_lr=3e-3, batch_size=64, decay_from=0.8, steps=3_300),
+    "digits_small": dict(SMALL, dataset="digits", ebm_channels=16, ebm_channel_mult=(1, 2), ebm_n_blocks=2, init_channels=16, init_channel_mult=(1, 1), init_n_blocks=1, init_attention=(4,),
+                         init_groups=8, init_dropout=0.0, logsnr_max=6.0, init_lr=3e-3, n_langevin=5, batch_size=32, decay_from=0.8, steps=4_000),
     "color_digits": dict(SMALL, dataset="color_digits", conditional=True, ebm_channels=32, ebm_channel_mult=(1, 2), ebm_n_blocks=2, init_channels=32, init_channel_mult=(1, 1), init_n_blocks=1, init_attention=(4,),
                          init_groups=8, init_dropout=0.0, logsnr_max=6.0, init_lr=2e-3, batch_size=64, decay_from=0.7, steps=6_000),
     "fashion_mnist": dict(SMALL, dataset="fashion_mnist", patch=2, ebm_channels=32, ebm_channel_mult=(1, 2, 4), ebm_n_blocks=1, init_channels=32, init_channel_mult=(1, 2),
