@@ -9,7 +9,7 @@ from papermill.exceptions import PapermillExecutionError
 from cdrl.experiment import expand_grid
 from conftest import ROOT, TINY
 
-SHORT = dict(minutes=0.01, search_minutes=0.005, seeds=[0, 1], search=[1.0], snapshots=1, n_progress=32, n_samples=32, n_reference=64, n_gradients=3)
+SHORT = dict(iterations=4, search_iterations=2, seeds=[0, 1], search=[1.0], snapshots=1, n_progress=32, n_samples=32, n_reference=64, n_gradients=3)
 
 
 def test_ablation_and_its_resumption(notebook):
@@ -35,7 +35,7 @@ def test_ablation_of_points_with_arms_of_different_cost(notebook):
     assert steps["equal minutes", "alone, no chains"] > steps["equal iterations", "alone, no chains"] == metrics["iterations"]
 
 
-@pytest.mark.parametrize("parameters, message", [(dict(study="magic"), "choose one of initializer"), (dict(search=[]), "must not be empty"), (dict(minutes=0), "must be positive"), (dict(steps=3), "steps")])
+@pytest.mark.parametrize("parameters, message", [(dict(study="magic"), "choose one of initializer"), (dict(search=[]), "must not be empty"), (dict(iterations=0), "iterations"), (dict(steps=3), "steps")])
 def test_ablation_refuses(notebook, parameters, message):
     with pytest.raises(PapermillExecutionError, match=message): notebook("ablation", **{**SHORT, **parameters})
 
