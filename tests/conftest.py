@@ -8,6 +8,10 @@ from pathlib import Path
 import papermill
 import pytest
 
+from cdrl.config import Config, get_config
+from cdrl.data import load_dataset
+from cdrl.trainer import Trainer
+
 ROOT = Path(__file__).resolve().parent.parent
 TINY = dict(steps=6, batch_size=8, n_langevin=1, ebm_channels=8, ebm_channel_mult=[1], ebm_n_blocks=1, init_channels=8, init_channel_mult=[1], init_n_blocks=1,
             n_samples=32, n_progress=32, n_reference=64, snapshots=2, checkpoint_every=3)
@@ -22,3 +26,31 @@ def notebook(tmp_path):
         papermill.execute_notebook(ROOT / "nbs" / f"{name}.ipynb", tmp_path / "out.ipynb", parameters, progress_bar=False, cwd=ROOT)
         return reports
     return run
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch):
+    """Run a notebook's code in this process, with its parameters as papermill would set them, for what is refused before any training: no kernel has to start. Gives the error's text."""
+    def run(name, **parameters):
+        monkeypatch.chdir(ROOT)
+        notebook = papermill.parameterize.parameterize_notebook(papermill.iorw.load_notebook_node(str(ROOT / "nbs" / f"{name}.ipynb")), {"reports": str(tmp_path / "reports"), **parameters})
+        names = {"__name__": "__main__"}
+        with pytest.raises(Exception) as e:
+            for cell in notebook.cells:
+                if cell.cell_type == "code": exec(compile(cell.source, f"{name}.ipynb", "exec"), names)
+        return str(e.value)
+    return run
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A model of the tiny settings, trained in this process; gives its folder."""
+    def train(dataset="digits", **settings):
+        settings = {k: v for k, v in {**TINY, **settings}.items() if k in Config.__dataclass_fields__}
+        config = get_config(dataset, **settings)
+        trainer = Trainer(config, load_dataset(config.dataset))
+        trainer.fit()
+        folder = tmp_path / "models" / str(len(list((tmp_path / "models").glob("*"))))
+        trainer.averaged.save_pretrained(folder)
+        return str(folder)
+    return train

@@ -1,10 +1,11 @@
 """The comparison at equal time runs end to end with whatever arms are installed, names those that are not, goes on after an interruption, and refuses what it does not know."""
 import json
+import re
+import sys
 from importlib.util import find_spec
 
 import pandas as pd
 import pytest
-from papermill.exceptions import PapermillExecutionError
 
 TINY = dict(minutes=0.01, search_minutes=0.005, seeds=[0], search=[1.0], snapshots=2, n_progress=64, n_samples=64, n_reference=64, n_more=5, drl_k=12)
 OURS = ["CDRL", "DRL", "DRL, K 12", "DDPM"]
@@ -56,14 +57,12 @@ def test_resumed_with_an_arm_that_diverged(notebook):
     assert row["value"] is None and row["diverged"] == 1 and "nan after 7" in row["reason"]
 
 
-def test_missing_package_is_named(notebook, tmp_path, monkeypatch):
-    (tmp_path / "hidden").mkdir()
-    (tmp_path / "hidden/sitecustomize.py").write_text("import sys\nsys.modules['ebm'] = None\n")                         # as if it were not installed
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "hidden"), prepend=":")
-    with pytest.raises(PapermillExecutionError, match=r"'ebmkit DRL' needs the package ebmkit.*\[bench\]"): notebook("baselines", arms=["CDRL", "ebmkit DRL"], **TINY)
+def test_missing_package_is_named(refused, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ebm", None)                                                                       # as if it were not installed
+    assert re.search(r"'ebmkit DRL' needs the package ebmkit.*\[bench\]", refused("baselines", arms=["CDRL", "ebmkit DRL"], **TINY))
 
 
 @pytest.mark.parametrize("parameters, message", [(dict(arms=["VAE"]), "arm 'VAE' is unknown; choose from CDRL"), (dict(arms=[]), "leave it out for all arms"), (dict(minutes="long"), "minutes is 'long'"),
                                                  (dict(search=[0]), "positive factors"), (dict(seeds=[1000]), "that of the search"), (dict(n_progress=0), "n_progress is 0"), (dict(minute=2), "did you mean minutes")])
-def test_refused(notebook, parameters, message):
-    with pytest.raises(PapermillExecutionError, match=message): notebook("baselines", **{**TINY, **parameters})
+def test_refused(refused, parameters, message):
+    assert message in refused("baselines", **{**TINY, **parameters})

@@ -11,7 +11,6 @@ import psutil
 import pytest
 import torch
 import yaml
-from papermill.exceptions import PapermillExecutionError
 from safetensors.torch import load_file
 
 from cdrl.config import Config
@@ -62,15 +61,13 @@ def test_checkerboard(notebook):
     assert len(metrics["kl_levels"]) == 6 and metrics["kl_level0_grid"] > 0 and FILES == {p.name for p in run.iterdir()}
 
 
-def test_evaluate(notebook, tmp_path):
-    train = notebook("train", **TINY, conditional=True) / "digits"
-    run = notebook("evaluate", model=str(train / "model"), n_samples=40, n_langevin=[2], guidance=0.5) / "evaluate-digits"
+def test_evaluate(notebook, refused, trained, tmp_path):
+    run = notebook("evaluate", model=(model := trained(conditional=True)), n_samples=40, n_langevin=[2], guidance=0.5) / "evaluate-digits"
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["fd_classifier"] > 0 and metrics["n_samples"] == 40 and metrics["split"] == "train" and "digits" in metrics["reference"] and metrics["sampler"]["n_langevin"] == 2
     assert 0 <= metrics["class_accuracy"] <= 1 and not any(k.startswith("FID") for k in metrics)
-    with pytest.raises(PapermillExecutionError, match="expected 6726825d"):
-        (tmp_path / "weights.pth").write_bytes(b"not Inception")
-        notebook("evaluate", model=str(train / "model"), run="other", inception=str(tmp_path / "weights.pth"))
+    (tmp_path / "weights.pth").write_bytes(b"not Inception")
+    assert "expected 6726825d" in refused("evaluate", model=model, run="other", inception=str(tmp_path / "weights.pth"))
 
 
 def test_classifier(notebook):
@@ -116,11 +113,11 @@ def test_killed_and_resumed_is_bit_identical(notebook, tmp_path):
     pd.testing.assert_frame_equal(*h)
 
 
-def test_a_run_of_another_preset_is_left_untouched(notebook):
+def test_a_run_of_another_preset_is_left_untouched(notebook, refused):
     run = notebook("train", run="mine", **TINY) / "mine"
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     for extra in (dict(), dict(resume=True), dict(resume=True, dataset="checkerboard")):
-        with pytest.raises(PapermillExecutionError): notebook("train", run="mine", **{**TINY, **extra})
+        assert "mine" in refused("train", run="mine", **{**TINY, **extra})
     assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
 
 
@@ -129,34 +126,31 @@ def test_a_run_of_another_preset_is_left_untouched(notebook):
     (dict(learning_rate=0.1), "parameter 'learning_rate' is unknown"), (dict(steps=-1), "steps is -1; it must be in 1"), (dict(ebm_lr="fast"), "expected a float"),
     (dict(run="../outside"), "run name '../outside' is not allowed"), (dict(n_samples=1), "at least 2"), (dict(n_devices=0), "at least 1"), (dict(keep=0), "at least 1"), (dict(accumulate=3), "must divide batch_size"), (dict(dataset="imagenet32"), "train_data_batch_1"),
     (dict(ebm_lr=1.0, steps=200, energy_scale="langevin", step_size="paper", grad_clip=1e9, recoveries=1, recovery_factor=1.0), "Given up after 1 recoveries")])
-def test_train_refuses(notebook, tmp_path, parameters, message):
-    with pytest.raises(PapermillExecutionError) as e: notebook("train", **{**TINY, "data": str(tmp_path / "none"), **parameters})
-    assert message in e.value.evalue
+def test_train_refuses(refused, tmp_path, parameters, message):
+    assert message in refused("train", **{**TINY, "data": str(tmp_path / "none"), **parameters})
     assert not list((tmp_path / "reports").glob("*/metrics.json")) and not list(tmp_path.rglob("*.partial"))
 
 
-def test_inpainting(notebook):
-    train = notebook("train", **TINY) / "digits"
-    run = notebook("inpainting", model=str(train / "model"), n_images=8, n_particles=2, n_completions=3, n_resample=1, n_labelled=100, seeds=[0, 1]) / "inpainting-digits"
+def test_inpainting(notebook, trained):
+    run = notebook("inpainting", model=trained(), n_images=8, n_particles=2, n_completions=3, n_resample=1, n_labelled=100, seeds=[0, 1]) / "inpainting-digits"
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["known_pixels_exact"] and {(r["mask"], r["way"]) for r in metrics["results"]} == {(m, w) for m in ("half", "box", "random", "free-form") for w in ("CDRL", "CDRL, most typical", "CDRL, resampling", "initializer alone", "initializer alone, most typical", "nearest neighbour", "neighbours, most typical", "mean image", "known pixels")}
     assert set(metrics["verdicts"].values()) <= {"better", "worse", "undecided"}
     assert {p.stem for p in (run / "figures").iterdir()} == {"half", "box", "random", "free-form"}
 
 
-def test_guidance(notebook):
-    train = notebook("train", **TINY, conditional=True) / "digits"
-    run = notebook("guidance", model=str(train / "model"), weights=[0.7], seeds=[0, 1], n_samples=32) / "guidance-digits"
+def test_guidance(notebook, refused, trained):
+    run = notebook("guidance", model=trained(conditional=True), weights=[0.7], seeds=[0, 1], n_samples=32) / "guidance-digits"
     metrics = json.loads((run / "metrics.json").read_text())
     assert {(r["way"], r["w"]) for r in metrics["results"]} == {(a, w) for a in ("both", "energy", "initializer") for w in (0.0, 0.7)} and set(metrics["verdicts"]) == {"both", "energy", "initializer"}
     at_zero = [r for r in metrics["results"] if r["w"] == 0]
     assert all({**r, "way": ""} == {**at_zero[0], "way": ""} for r in at_zero)                         # w = 0 is one and the same model
     assert {p.stem for p in (run / "figures").iterdir()} == {"samples", "tradeoff"}
-    with pytest.raises(PapermillExecutionError, match="is unconditional"): notebook("guidance", model=str(ROOT / "reports/digits/model"), run="other")
+    assert "is unconditional" in refused("guidance", model=str(ROOT / "reports/digits/model"), run="other")
 
 
-def test_composition(notebook):
-    models = {k: str(notebook("train", **{**TINY, "dataset": d, "run": k}) / k / "model") for k, d in (("model", "color_digits"), ("joint", "color_digits:joint"))}
+def test_composition(notebook, trained):
+    models = dict(model=trained("color_digits"), joint=trained("color_digits:joint"))
     run = notebook("composition", **models, weights=[1.0], joint_weights=[0.0], n_each=1, seeds=[0, 1]) / "composition"
     metrics = json.loads((run / "metrics.json").read_text())
     ways = {"composed", "composed, Metropolis", "composed, no Langevin steps", "joint label"}
@@ -164,9 +158,8 @@ def test_composition(notebook):
     assert {r["way"] for r in metrics["not_"]} == {"digit", "digit and not ink"} and len(metrics["or_"]) == 5
 
 
-def test_ood(notebook, tmp_path):
-    train = notebook("train", **TINY) / "digits"
-    run = notebook("ood", datasets=["digits", "cifar10"], models=[str(train / "model")] * 2, drl=[str(train / "model")] * 2, data=str(tmp_path / "none"), n_images=40, n_fit=60, n_noise=1, n_langevin=1) / "ood"
+def test_ood(notebook, trained, tmp_path):
+    run = notebook("ood", datasets=["digits", "cifar10"], models=[model := trained()] * 2, drl=[model] * 2, data=str(tmp_path / "none"), n_images=40, n_fit=60, n_noise=1, n_langevin=1) / "ood"
     metrics = json.loads((run / "metrics.json").read_text())
     assert set(metrics["skipped"]) == {"cifar10", "digits against mnist"} and {r["model"] for r in metrics["main"]} == {"CDRL", "DRL", "baseline"}
     assert {r["outside"] for r in metrics["main"]} == {"interpolated", "rotated", "inverted", "constant", "noise"} and all(r["auroc_low"] <= r["auroc"] <= r["auroc_high"] for r in metrics["main"])
@@ -174,8 +167,8 @@ def test_ood(notebook, tmp_path):
     assert all(len(v) == 1 for v in same.values())                                                     # the same model under both names
 
 
-def test_evaluate_refuses_points_before_it_makes_a_folder(notebook, tmp_path):
-    with pytest.raises(PapermillExecutionError, match="has points"): notebook("evaluate", dataset="checkerboard")
+def test_evaluate_refuses_points_before_it_makes_a_folder(refused, tmp_path):
+    assert "has points" in refused("evaluate", dataset="checkerboard")
     assert not (tmp_path / "reports").exists()
 
 
