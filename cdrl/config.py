@@ -86,6 +86,8 @@ PRESETS = {
                          init_groups=8, init_dropout=0.0, logsnr_max=6.0, init_lr=2e-3, batch_size=64, decay_from=0.7, steps=6_000),
     "fashion_mnist": dict(SMALL, dataset="fashion_mnist", patch=2, ebm_channels=32, ebm_channel_mult=(1, 2, 4), ebm_n_blocks=1, init_channels=32, init_channel_mult=(1, 2),
                           init_n_blocks=1, init_attention=(8,), init_groups=8, init_dropout=0.0, logsnr_max=6.0, ebm_lr=1.5e-3, batch_size=64, steps=4_800, precision="auto"),
+    "fashion_small": dict(SMALL, dataset="fashion_mnist", patch=4, ebm_channels=32, ebm_channel_mult=(1, 2), ebm_n_blocks=1, init_channels=32, init_channel_mult=(1, 1),
+                          init_n_blocks=1, init_attention=(4,), init_groups=8, init_dropout=0.0, logsnr_max=6.0, ebm_lr=1.5e-3, n_langevin=5, batch_size=32, steps=5_000),
     "emoji": dict(SMALL, dataset="emoji", patch=2, ebm_channels=32, ebm_channel_mult=(1, 2, 4), ebm_n_blocks=1, init_channels=32, init_channel_mult=(1, 2), init_n_blocks=1, init_attention=(8,), init_groups=8,
                   init_dropout=0.0, logsnr_max=6.0, ebm_lr=1e-3, init_lr=3e-3, decay_from=0.75, batch_size=64, ema=0.998, steps=10_000, precision="auto"),
     "cifar10": dict(),
