@@ -1,6 +1,10 @@
 """Ablations, acceleration and the table of results run end to end through papermill, go on after an interruption, and refuse what they do not know."""
 import json
+import math
+from types import SimpleNamespace
 
+import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -37,6 +41,17 @@ def test_ablation_of_points_with_arms_of_different_cost(notebook):
 @pytest.mark.parametrize("parameters, message", [(dict(study="magic"), "choose one of initializer"), (dict(search=[]), "must not be empty"), (dict(iterations=0), "iterations"), (dict(steps=3), "steps")])
 def test_ablation_refuses(refused, parameters, message):
     assert message in refused("ablation", **{**SHORT, **parameters})
+
+
+def test_a_rate_that_diverges_after_the_search_is_given_up():
+    source = next(c.source for c in nbformat.read(ROOT / "nbs/ablation.ipynb", as_version=4).cells if "gave_up = " in c.source)
+    limits = dict(sound=9.0, late=2.0, hopeless=0.1)                                                   # the largest factor that seed 1 survives
+    names = dict(arms=limits, p=dict(search=[0.3, 3.0, 1.0], seeds=[0, 1]), reference=10, LAG=0.1, np=np, math=math, cost=lambda arm: 0.5 if arm == "late" else 1.0, folder=SimpleNamespace(once=lambda key, work: work()),
+                 searched=lambda arm, factor: dict(diverged=False, value=1 / factor), trained=lambda arm, seed, steps, factor: dict(diverged=seed == 1 and factor > limits[arm], steps=steps))
+    exec(source[source.index("best, runs, gave_up"):], names)
+    assert names["best"] == dict(sound=3.0, late=1.0, hopeless=0.3) and names["gave_up"] == dict(late=[3.0], hopeless=[3.0, 1.0])
+    assert [(r["arm"], r["seed"]) for r in names["runs"] if r["diverged"]] == [("hopeless", 1)] * 2 and len(names["runs"]) == 12
+    assert {(r["budget"], r["steps"]) for r in names["runs"] if r["arm"] == "late"} == {("equal minutes", 20), ("equal iterations", 10)}
 
 
 def test_the_grid_of_ablations_names_every_study_once():
