@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from papermill.exceptions import PapermillExecutionError
 
 from cdrl.experiment import expand_grid
 from conftest import ROOT
@@ -27,6 +28,10 @@ def test_ablation_and_its_resumption(notebook):
     again = json.loads((run / "parts.json").read_text())
     assert again[:-1] == parts[:-1] and again[-1]["key"] == parts[-1]["key"] and again[-1]["value"] == pytest.approx(parts[-1]["value"], rel=1e-3)
     assert len(json.loads((run / "metrics.json").read_text())["gradient_variance"]) == 6 and (run / "figures/samples.png").exists()       # nothing is lost
+    notebook("ablation", study="init_noise", share="ablation-variance_reduction-digits", **SHORT)
+    lent = [q for q in json.loads((run.parent / "ablation-init_noise-digits/parts.json").read_text()) if "shared" in q]
+    assert {(q["key"][0], q["key"][1], q["value"], q["shared"]["ended"]) for q in lent} == {(q["key"][0], "a draw", q["value"], q["ended"]) for q in again if q["key"][0] in ("search", "train") and q["key"][1] == "one noise"}
+    with pytest.raises(PapermillExecutionError, match="its iterations differ"): notebook("ablation", study="init_noise", share="ablation-variance_reduction-digits", run="other", **{**SHORT, "iterations": 5})
 
 
 @pytest.mark.slow
@@ -46,7 +51,7 @@ def test_ablation_refuses(refused, parameters, message):
 def test_a_rate_that_diverges_after_the_search_is_given_up():
     source = next(c.source for c in nbformat.read(ROOT / "nbs/ablation.ipynb", as_version=4).cells if "gave_up = " in c.source)
     limits = dict(sound=9.0, late=2.0, hopeless=0.1)                                                   # the largest factor that seed 1 survives
-    names = dict(arms=limits, p=dict(search=[0.3, 3.0, 1.0], seeds=[0, 1]), reference=10, LAG=0.1, np=np, math=math, cost=lambda arm: 0.5 if arm == "late" else 1.0, folder=SimpleNamespace(once=lambda key, work: work()),
+    names = dict(arms=limits, p=dict(search=[0.3, 3.0, 1.0], seeds=[0, 1]), reference=10, LAG=0.1, np=np, math=math, cost=lambda arm: 0.5 if arm == "late" else 1.0, once=lambda *key, work: work(),
                  searched=lambda arm, factor: dict(diverged=False, value=1 / factor), trained=lambda arm, seed, steps, factor: dict(diverged=seed == 1 and factor > limits[arm], steps=steps))
     exec(source[source.index("best, runs, gave_up"):], names)
     assert names["best"] == dict(sound=3.0, late=1.0, hopeless=0.3) and names["gave_up"] == dict(late=[3.0], hopeless=[3.0, 1.0])
