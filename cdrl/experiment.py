@@ -204,11 +204,11 @@ def open_run(reports: Path, name: str|None, base: str, # as in `find_run`
 # %% ../nbs/13_experiment.ipynb #71645206
 def device_name(device: str="cpu" # "cpu" or "cuda"
                ) -> str:
-    "What the device is called: the GPU's name, or the processor's."
+    "What the device is called: the GPU's name, or the processor's with the vector instructions that PyTorch uses there (they decide on its speed)."
     if device != "cpu": return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else []
-    return f"{names[0].strip() if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    return f"{names[0].strip() if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
 
 # %% ../nbs/13_experiment.ipynb #24a98a83
 def write_manifest(run: Run, notebook: str, # which experiment
