@@ -218,6 +218,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/cdrl', 'doc_host': '', 'gi
                                'cdrl.parallel.world': ('parallel.html#world', 'cdrl/parallel.py'),
                                'cdrl.parallel.wrap': ('parallel.html#wrap', 'cdrl/parallel.py')},
             'cdrl.plots': { 'cdrl.plots.draw_samples': ('plots.html#draw_samples', 'cdrl/plots.py'),
+                            'cdrl.plots.log_axis': ('plots.html#log_axis', 'cdrl/plots.py'),
                             'cdrl.plots.plot_density': ('plots.html#plot_density', 'cdrl/plots.py'),
                             'cdrl.plots.plot_history': ('plots.html#plot_history', 'cdrl/plots.py'),
                             'cdrl.plots.plot_quality': ('plots.html#plot_quality', 'cdrl/plots.py'),
