@@ -29,15 +29,24 @@ def notebook(tmp_path):
 
 
 @pytest.fixture
-def refused(tmp_path, monkeypatch):
-    """Run a notebook's code in this process, with its parameters as papermill would set them, for what is refused before any training: no kernel has to start. Gives the error's text."""
+def here(tmp_path, monkeypatch):
+    """Run a notebook's code in this process, with its parameters as papermill would set them, where no kernel of its own is needed; returns the folder of its runs."""
     def run(name, **parameters):
         monkeypatch.chdir(ROOT)
-        notebook = papermill.parameterize.parameterize_notebook(papermill.iorw.load_notebook_node(str(ROOT / "nbs" / f"{name}.ipynb")), {"reports": str(tmp_path / "reports"), **parameters})
-        names = {"__name__": "__main__"}
-        with pytest.raises(Exception) as e:
-            for cell in notebook.cells:
-                if cell.cell_type == "code": exec(compile(cell.source, f"{name}.ipynb", "exec"), names)
+        reports = tmp_path / "reports"
+        notebook = papermill.parameterize.parameterize_notebook(papermill.iorw.load_notebook_node(str(ROOT / "nbs" / f"{name}.ipynb")), {"reports": str(reports), **parameters})
+        names = {"__name__": "__main__", "display": lambda *shown: None}
+        for cell in notebook.cells:
+            if cell.cell_type == "code": exec(compile(cell.source, f"{name}.ipynb", "exec"), names)
+        return reports
+    return run
+
+
+@pytest.fixture
+def refused(here):
+    """What a notebook refuses before any training: the error's text."""
+    def run(name, **parameters):
+        with pytest.raises(Exception) as e: here(name, **parameters)
         return str(e.value)
     return run
 

@@ -104,12 +104,12 @@ CASES = [
 
 
 @pytest.mark.parametrize("nth", range(5))
-def test_results_judge_by_their_rules(notebook, tmp_path, nth):
+def test_results_judge_by_their_rules(here, tmp_path, nth):
     """The nth case of every run together: one execution of the notebook judges them all."""
     chosen = [c for i, c in enumerate(CASES) if sum(d[0] == c[0] for d in CASES[:i]) == nth]
     assert chosen
     for run, metrics, _, _ in chosen:
         (tmp_path / "made" / run).mkdir(parents=True); (tmp_path / "made" / run / "metrics.json").write_text(json.dumps(metrics))
-    claims = json.loads((notebook("results", source=str(tmp_path / "made")) / "results/metrics.json").read_text())["claims"]
+    claims = json.loads((here("results", source=str(tmp_path / "made")) / "results/metrics.json").read_text())["claims"]
     for _, _, claim, verdict in chosen: assert {r["verdict"] for r in claims if r["claim"].startswith(claim)} == {verdict}, claim
     assert all(r["verdict"] == "not tested" and r["why"] for r in claims if not r["runs"])
