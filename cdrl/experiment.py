@@ -218,7 +218,9 @@ def write_manifest(run: Run, notebook: str, # which experiment
     manifest = dict(run=run.name, notebook=notebook, seed=run.config.get("seed"), commit=run.commit, device=device_name(device), threads=torch.get_num_threads(),
                     python=platform.python_version(), torch=torch.__version__, started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(run.started)),
                     wall_seconds=round(time.time() - run.started, 1), **more)
-    if run.parts: manifest["parts"] = {k: sorted({q[k] for q in run.parts}) for k in ("commit", "threads")}     # a resumed run may have parts of several
+    if run.parts:                                                           # a resumed run may have parts of several commits, made long before
+        ended = sorted(q["ended"] for q in run.parts)
+        manifest["parts"] = {k: sorted({q[k] for q in run.parts}) for k in ("commit", "threads")} | {"ended": [ended[0], ended[-1]]}
     run.write_json("manifest.json", manifest)
     return manifest
 
