@@ -86,7 +86,7 @@ def test_benchmark(notebook):
 
 
 def test_time_to_quality(notebook):
-    run = notebook("time_to_quality", seeds=[0, 1], steps=6, snapshots=2, n_samples=64, target=1e6) / "time-to-quality-digits"
+    run = notebook("time_to_quality", dataset="digits_small", seeds=[0, 1], steps=6, snapshots=2, n_samples=64, target=1e6) / "time-to-quality-digits_small"
     metrics = json.loads((run / "metrics.json").read_text())
     assert [(a["precision"], a["seed"], a["steps"]) for a in metrics["arms"]] == [("bf16", 0, 3), ("bf16", 1, 3), ("fp32", 0, 3), ("fp32", 1, 3)]
 
