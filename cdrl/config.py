@@ -41,6 +41,7 @@ class Config:
     fourier: float = 0.0                   # points: std of random Fourier frequencies, cycles per unit; 0: none
     # initializer (notebook 04)
     initializer: str = "cooperative"       # "cooperative", "clean" (taught by data), "frozen" or "absent" (DRL)
+    init_clean: float = 0.0                # share of the steps that begin a cooperative run with clean data as the teacher (ours; 0: the paper)
     init_channels: int = 64                # C of the first resolution
     init_channel_mult: tuple = (1, 1, 1)   # one factor a resolution
     init_n_blocks: int = 3                 # residual blocks a resolution
@@ -98,7 +99,7 @@ PRESETS = {
 
 # %% ../nbs/08_config.ipynb #668afa13
 RANGES = { # inclusive bounds of the numbers
-    "label_dropout": (0, 1), "n_levels": (1, 1000), "step_b2": (1e-12, 1), "step_r": (1e-6, 10), "ebm_channels": (2, 4096), "ebm_n_blocks": (1, 64), "patch": (1, 16), "input_scale": (1e-3, 1e3), "fourier": (0, 1e3), "init_channels": (2, 4096),
+    "label_dropout": (0, 1), "init_clean": (0, 1), "n_levels": (1, 1000), "step_b2": (1e-12, 1), "step_r": (1e-6, 10), "ebm_channels": (2, 4096), "ebm_n_blocks": (1, 64), "patch": (1, 16), "input_scale": (1e-3, 1e3), "fourier": (0, 1e3), "init_channels": (2, 4096),
     "init_n_blocks": (1, 64), "init_dropout": (0, 0.99), "init_groups": (1, 1024), "n_langevin": (0, 10_000), "batch_size": (1, 1_000_000), "accumulate": (1, 100_000), "recoveries": (0, 100), "recovery_factor": (0.01, 1), "steps": (1, 100_000_000),
     "ebm_lr": (0, 1), "init_lr": (0, 1), "ebm_beta1": (0, 0.9999), "warmup": (1, 10_000_000), "init_warmup_offset": (0, 10_000_000), "decay_from": (0, 1), "grad_clip": (1e-9, 1e9),
     "ema": (0, 1), "seed": (0, 2 ** 63 - 1)}
@@ -138,6 +139,7 @@ def get_config(preset: str="digits", # a key of PRESETS, celeba64:ATTRIBUTE, col
     if config.logsnr_max <= config.logsnr_min: raise ValueError(f"logsnr_max ({config.logsnr_max}) must be larger than logsnr_min ({config.logsnr_min})")
     if config.batch_size % config.accumulate: raise ValueError(f"accumulate ({config.accumulate}) must divide batch_size ({config.batch_size})")
     if config.init_warmup_offset > config.warmup: raise ValueError(f"init_warmup_offset ({config.init_warmup_offset}) must not exceed warmup ({config.warmup})")
+    if config.init_clean and config.initializer != "cooperative": raise ValueError(f"init_clean ({config.init_clean}) is for initializer 'cooperative', not '{config.initializer}'; set it to 0")
     for name in ("level_weights", "level_langevin"):
         v = getattr(config, name)
         if v and (len(v) != config.n_levels or min(v) < 0): raise ValueError(f"{name} is {v}; it must be empty or hold n_levels = {config.n_levels} numbers of at least 0")

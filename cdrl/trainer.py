@@ -141,7 +141,8 @@ def losses(self: Trainer, p: dict, # from `draw_pair`
     f_pos, f_neg = f.chunk(2)
     loss = {"ebm": ebm_loss(f_pos, f_neg, model.schedule.loss_weight[t])}
     if "initializer" in self.optimizers:
-        loss["initializer"] = initializer_loss(y_init, y_neg) if c.initializer == "cooperative" else initializer_loss(mean, posterior_mean(model.schedule, p["x0"], x_next, t))
+        chains = c.initializer == "cooperative" and self.step >= c.init_clean * c.steps
+        loss["initializer"] = initializer_loss(y_init, y_neg) if chains else initializer_loss(mean, posterior_mean(model.schedule, p["x0"], x_next, t))
     log = dict(energy_gap=(f_pos - f_neg).mean(), f_size=f.abs().mean(), chain_range=y_neg.abs().amax())
     return loss, {k: v.detach() for k, v in {**log, **{f"{dict(ebm='ebm', initializer='init')[k]}_loss": v for k, v in loss.items()}}.items()}
 

@@ -28,10 +28,10 @@ def test_ablation_and_its_resumption(notebook):
     again = json.loads((run / "parts.json").read_text())
     assert again[:-1] == parts[:-1] and again[-1]["key"] == parts[-1]["key"] and again[-1]["value"] == pytest.approx(parts[-1]["value"], rel=1e-3)
     assert len(json.loads((run / "metrics.json").read_text())["gradient_variance"]) == 6 and (run / "figures/samples.png").exists()       # nothing is lost
-    notebook("ablation", study="init_noise", share="ablation-variance_reduction-digits", **SHORT)
+    notebook("ablation", study="init_noise", share=["ablation-variance_reduction-digits"], **SHORT)
     lent = [q for q in json.loads((run.parent / "ablation-init_noise-digits/parts.json").read_text()) if "shared" in q]
     assert {(q["key"][0], q["key"][1], q["value"], q["shared"]["ended"]) for q in lent} == {(q["key"][0], "a draw", q["value"], q["ended"]) for q in again if q["key"][0] in ("search", "train") and q["key"][1] == "one noise"}
-    with pytest.raises(PapermillExecutionError, match="its iterations differ"): notebook("ablation", study="init_noise", share="ablation-variance_reduction-digits", run="other", **{**SHORT, "iterations": 5})
+    with pytest.raises(PapermillExecutionError, match="its iterations differ"): notebook("ablation", study="init_noise", share=["ablation-variance_reduction-digits"], run="other", **{**SHORT, "iterations": 5})
 
 
 @pytest.mark.slow
