@@ -88,6 +88,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/cdrl', 'doc_host': '', 'gi
                                  'cdrl.experiment.device_name': ('experiment.html#device_name', 'cdrl/experiment.py'),
                                  'cdrl.experiment.expand_grid': ('experiment.html#expand_grid', 'cdrl/experiment.py'),
                                  'cdrl.experiment.find_run': ('experiment.html#find_run', 'cdrl/experiment.py'),
+                                 'cdrl.experiment.in_use': ('experiment.html#in_use', 'cdrl/experiment.py'),
                                  'cdrl.experiment.json_rows': ('experiment.html#json_rows', 'cdrl/experiment.py'),
                                  'cdrl.experiment.kept_bytes': ('experiment.html#kept_bytes', 'cdrl/experiment.py'),
                                  'cdrl.experiment.lock_folder': ('experiment.html#lock_folder', 'cdrl/experiment.py'),

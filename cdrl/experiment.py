@@ -6,8 +6,8 @@
 __all__ = ['repo_root', 'read_parameters', 'check_counts', 'check_lists', 'commit', 'Run', 'check_run_name', 'can_resume',
            'find_run', 'lock_folder', 'open_run', 'device_name', 'write_manifest', 'pick_device', 'FlopCounter',
            'count_flops', 'kept_bytes', 'count_costs', 'classifier_folder', 'make_evaluator', 'spread_labels',
-           'sample_share', 'Progress', 'seconds_per_step', 'score_samples', 'json_rows', 'expand_grid', 'run_state',
-           'run_one', 'run_grid', 'main', 'read_report', 'report_row', 'markdown_table', 'report_table']
+           'sample_share', 'Progress', 'seconds_per_step', 'score_samples', 'json_rows', 'expand_grid', 'in_use',
+           'run_state', 'run_one', 'run_grid', 'main', 'read_report', 'report_row', 'markdown_table', 'report_table']
 
 # %% ../nbs/13_experiment.ipynb #4ee01cc8
 import argparse
@@ -99,6 +99,7 @@ class Run:
     started: float
     lock: object=None # open file; while it is open, no other process can open the run
     keep: int=3 # checkpoints
+    device: str="cpu" # on which parts are made
     @property
     def name(self): return self.folder.name
     @property
@@ -116,14 +117,16 @@ class Run:
         return json.loads(file.read_text()) if file.exists() else []
     def add_part(self, part: dict) -> None:
         "Keep the result of a finished part, with what it depends on."
-        self.write_json("parts.json", [*self.parts, dict(part, commit=self.commit, threads=torch.get_num_threads(), ended=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))])
+        self.write_json("parts.json", [*self.parts, dict(part, commit=self.commit, threads=torch.get_num_threads(), device=device_name(self.device), ended=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))])
     def once(self, key: tuple, # what the part is: names and numbers
              work # callable → dict
             ) -> dict:
         "A finished part from before, or `work()` done and kept now."
         key = json.loads(json.dumps(key))
         found = next((q for q in self.parts if q["key"] == key), None)
-        if found is None: self.add_part({"key": key, **work()}); found = self.parts[-1]
+        if found is None:
+            start = time.time()
+            self.add_part({"key": key, **work(), "wall_seconds": round(time.time() - start, 1)}); found = self.parts[-1]
         return found
     def write_csv(self, name: str, rows: list) -> None:
         "Rows as a CSV file."
@@ -181,7 +184,8 @@ def lock_folder(folder: Path # of a run
 def open_run(reports: Path, name: str|None, base: str, # as in `find_run`
              config: dict, # everything that defines the run; kept as params.yaml
              resume: bool=False,
-             keep: int=3 # checkpoints to keep
+             keep: int=3, # checkpoints to keep
+             device: str="cpu" # on which parts are made
             ) -> Run: # locked for this process
     """Open a new run folder, or an unfinished one for `resume`. Raises `ValueError` if that one has other settings, `BlockingIOError` if another process
     works on it, `OSError` if the folder cannot be written."""
@@ -199,7 +203,7 @@ def open_run(reports: Path, name: str|None, base: str, # as in `find_run`
             write_whole(folder / "params.yaml", lambda p: p.write_text(yaml.safe_dump(config, sort_keys=False)))
         except BlockingIOError: raise
         except OSError as e: raise OSError(f"run folder {folder} cannot be written ({e.strerror}); choose another one with -p reports PATH") from e
-    return Run(folder, config, commit(repo_root()), time.time(), lock, keep)
+    return Run(folder, config, commit(repo_root()), time.time(), lock, keep, device)
 
 # %% ../nbs/13_experiment.ipynb #71645206
 def device_name(device: str="cpu" # "cpu" or "cuda"
@@ -220,7 +224,7 @@ def write_manifest(run: Run, notebook: str, # which experiment
                     wall_seconds=round(time.time() - run.started, 1), **more)
     if run.parts:                                                           # a resumed run may have parts of several commits, made long before
         ended = sorted(q["ended"] for q in run.parts)
-        manifest["parts"] = {k: sorted({q[k] for q in run.parts}) for k in ("commit", "threads")} | {"ended": [ended[0], ended[-1]]}
+        manifest["parts"] = {k: sorted({q[k] for q in run.parts if k in q}) for k in ("commit", "threads", "device")} | {"ended": [ended[0], ended[-1]]}
     run.write_json("manifest.json", manifest)
     return manifest
 
@@ -395,9 +399,17 @@ def expand_grid(spec: dict # of the YAML file: notebook, name, base, grid, runs
     return runs
 
 # %% ../nbs/13_experiment.ipynb #ad1c0b88
-def run_state(folder: Path) -> str: # "finished", "interrupted", "failed" or "to do"
-    "What has become of a run, by its files."
+def in_use(folder: Path) -> bool:
+    "Whether a process has the run's lock."
+    if not (folder / ".lock").exists(): return False
+    try: lock_folder(folder).close()
+    except BlockingIOError: return True
+    return False
+
+def run_state(folder: Path) -> str: # "finished", "running", "interrupted", "failed" or "to do"
+    "What has become of a run, by its files and its lock."
     if (folder / "metrics.json").exists(): return "finished"
+    if in_use(folder): return "running"
     if (folder / "error.txt").exists(): return "failed"
     return "interrupted" if (folder / "params.yaml").exists() else "to do"
 
@@ -405,7 +417,8 @@ def run_one(notebook: str, # name under nbs/
             folder: Path, parameters: dict, # of the run
             threads: int=1 # of its process
            ) -> str: # state afterwards
-    "One papermill run in a process of its own; the executed notebook and, if it fails, error.txt are in the run folder. A run with a checkpoint or finished parts goes on from there; one without is begun again."
+    "One papermill run in a process of its own; the executed notebook and, if it fails, error.txt are in the run folder. A run with a checkpoint or finished parts goes on from there; one without is begun again. One that another process works on is left alone."
+    if in_use(folder): return "running"
     resume = can_resume(folder)
     if folder.exists() and not resume: shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -423,7 +436,8 @@ def run_grid(path: str|Path, # YAML file
              threads: int=1, # of each process
              only: int|None=None, # number of a single run, for job arrays
              reports: Path|None=None, # folder of the runs; None: reports/
-             retry: bool=False # run those again that failed
+             retry: bool=False, # run those again that failed
+            status: bool=False # run nothing
             ) -> pd.DataFrame: # run, state, minutes
     "Run what is not finished in a grid, and print a line for each run that ends. Raises `ValueError` for a number outside of the grid."
     spec = yaml.safe_load(Path(path).read_text())
@@ -431,13 +445,15 @@ def run_grid(path: str|Path, # YAML file
     if only is not None and not 0 <= only < len(runs): raise ValueError(f"--only {only} is outside of the grid's 0 … {len(runs) - 1}")
     names = list(runs) if only is None else [list(runs)[only]]
     todo = [n for n in names if run_state(reports / n) in ("to do", "interrupted", *(["failed"] if retry else []))]
-    print(f"{len(runs)} runs, {len(names) - len(todo)} not to be run again, {len(todo)} to do", flush=True)
+    if status: todo = []
+    else: print(f"{len(runs)} runs, {len(names) - len(todo)} not to be run now, {len(todo)} to do", flush=True)
+    minutes = {}
     def work(name):
         start = time.time()
         state = run_one(spec["notebook"], reports / name, runs[name], threads)
-        print(f"{name}: {state} ({(time.time() - start) / 60:.1f} min)", flush=True)
-        return name, (time.time() - start) / 60
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool: minutes = dict(pool.map(work, todo))
+        minutes[name] = (time.time() - start) / 60
+        print(f"{name}: {state} ({minutes[name]:.1f} min; {len(minutes)} of {len(todo)})", flush=True)
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool: list(pool.map(work, todo))
     return pd.DataFrame([dict(run=n, state=run_state(reports / n), minutes=minutes.get(n)) for n in names])
 
 # %% ../nbs/13_experiment.ipynb #f39c9e14
@@ -445,11 +461,11 @@ def main(args: list|None=None) -> None:
     "Entry of `python -m cdrl.experiment GRID.yaml`."
     parser = argparse.ArgumentParser(prog="python -m cdrl.experiment", description="Run a grid of papermill runs; finished ones are skipped.")
     parser.add_argument("grid", type=Path); parser.add_argument("--workers", type=int, help="processes at a time"); parser.add_argument("--threads", type=int, default=1, help="of each process"); parser.add_argument("--only", type=int, help="number of a single run")
-    parser.add_argument("--reports", type=Path); parser.add_argument("--retry", action="store_true", help="run those again that failed")
+    parser.add_argument("--reports", type=Path); parser.add_argument("--retry", action="store_true", help="run those again that failed"); parser.add_argument("--status", action="store_true", help="show the states and run nothing")
     a = parser.parse_args(args)
-    table = run_grid(a.grid, a.workers, a.threads, a.only, a.reports, a.retry)
+    table = run_grid(a.grid, a.workers, a.threads, a.only, a.reports, a.retry, a.status)
     print(table.to_string(index=False))
-    if (table.state != "finished").any(): sys.exit(1)
+    if not a.status and (table.state != "finished").any(): sys.exit(1)
 
 if __name__ == "__main__" and "__file__" in globals(): main()
 
@@ -467,7 +483,7 @@ def report_row(run: str) -> dict: # column: text
     m, manifest = read_report(run), read_report(run, "manifest.json")
     alone, floor = m["initializer_alone"] or {}, m.get("real_test") or m["exact_samples"]
     keys = {"fd_classifier": "FD-classifier", "fd_lite0": "FD-lite0", "inside": "inside", "histogram_kl": "histogram KL"}
-    cell = lambda d: "; ".join(f"{label} {d[k]:.3g}" for k, label in keys.items() if k in d)
+    cell = lambda d: "; ".join([f"{label} {d[k]:.3g}" for k, label in keys.items() if k in d] + [f"class accuracy {d['class_accuracy']:.1%}" for _ in range("class_accuracy" in d)])
     return {"run": f"[{run}](../reports/{run})", "training": f"{m['train_minutes']:.1f} min, {m['steps']:,} it.", "samples": f"{cell(m)} ({m['n_samples']:,})", "initializer alone": cell(alone),
             "test images": f"{cell(floor)} ({m.get('n_real_test', m['n_samples']):,})", "device": f"{manifest['device']}, {manifest['threads']} threads"}
 
