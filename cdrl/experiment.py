@@ -437,7 +437,7 @@ def run_grid(path: str|Path, # YAML file
              only: int|None=None, # number of a single run, for job arrays
              reports: Path|None=None, # folder of the runs; None: reports/
              retry: bool=False, # run those again that failed
-            status: bool=False # run nothing
+             status: bool=False # run nothing
             ) -> pd.DataFrame: # run, state, minutes
     "Run what is not finished in a grid, and print a line for each run that ends. Raises `ValueError` for a number outside of the grid."
     spec = yaml.safe_load(Path(path).read_text())
@@ -483,7 +483,7 @@ def report_row(run: str) -> dict: # column: text
     m, manifest = read_report(run), read_report(run, "manifest.json")
     alone, floor = m["initializer_alone"] or {}, m.get("real_test") or m["exact_samples"]
     keys = {"fd_classifier": "FD-classifier", "fd_lite0": "FD-lite0", "inside": "inside", "histogram_kl": "histogram KL"}
-    cell = lambda d: "; ".join([f"{label} {d[k]:.3g}" for k, label in keys.items() if k in d] + [f"class accuracy {d['class_accuracy']:.1%}" for _ in range("class_accuracy" in d)])
+    cell = lambda d: "; ".join([f"{label} {d[k]:.3g}" for k, label in keys.items() if k in d] + ([f"class accuracy {d['class_accuracy']:.1%}"] if "class_accuracy" in d else []))
     return {"run": f"[{run}](../reports/{run})", "training": f"{m['train_minutes']:.1f} min, {m['steps']:,} it.", "samples": f"{cell(m)} ({m['n_samples']:,})", "initializer alone": cell(alone),
             "test images": f"{cell(floor)} ({m.get('n_real_test', m['n_samples']):,})", "device": f"{manifest['device']}, {manifest['threads']} threads"}
 
