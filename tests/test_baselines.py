@@ -14,9 +14,9 @@ import pytest
 from cdrl.config import get_config
 from conftest import ROOT
 
-TINY = dict(minutes=0.01, search_minutes=0.005, seeds=[0], search=[1.0], snapshots=2, n_progress=64, n_samples=64, n_reference=64, n_more=5, drl_k=[5, 12])
-QUICK = dict(n_langevin=2, init_channels=8, init_attention=[])
-OURS = ["CDRL", "DRL, K 5", "DRL, K 12", "DDPM"]
+TINY = dict(minutes=0.01, search_minutes=0.005, seeds=[0], search=[1.0], snapshots=2, n_progress=64, n_samples=64, n_reference=64, n_more=5, drl={"DRL, K 5": dict(n_langevin=5), "DRL, T 3, K 12": dict(n_langevin=12, n_levels=3)})
+QUICK = dict(n_levels=2, n_langevin=2, init_channels=8, init_attention=[])
+OURS = ["CDRL", "DRL, K 5", "DRL, T 3, K 12", "DDPM"]
 PEERS = {"ebmkit DRL": ("ebmkit", "ebm"), "torchebm EM": ("torchebm", "torchebm"), "torchebm PCD": ("torchebm", "torchebm")}       # arm: package, its module
 
 
@@ -38,9 +38,9 @@ def test_all_arms_that_are_installed(notebook, dataset, metric):
     assert all((curves.arm == a).sum() == TINY["snapshots"] for a in arms)
     assert all(r["minutes"] >= TINY["minutes"] and r["cdrl_ms"] > 0 for r in by.values())
     assert by["CDRL"]["parameters"] == by["DRL, K 5"]["parameters"] + by[ours[-1]]["parameters"]                               # the same two networks
-    K = 2 if small else get_config(dataset).n_langevin
-    assert by["CDRL"]["evaluations"] == by["DDPM"]["evaluations"] == by[ours[-1]]["evaluations"] and by["DRL, K 12"]["evaluations"] - by["CDRL"]["evaluations"] == 6 * (12 - K - 1)
-    assert {(w["arm"], w["evaluations"]) for w in metrics["otherwise"] if w["arm"] in ours} == {("CDRL", 6), *((a, n) for a in ours if "DDPM" in a for n in (6, 5))}      # T = 6 levels; n_more
+    T, K = (2, 2) if small else (6, get_config(dataset).n_langevin)
+    assert by["CDRL"]["evaluations"] == by["DDPM"]["evaluations"] == by[ours[-1]]["evaluations"] and by["DRL, T 3, K 12"]["evaluations"] - by["CDRL"]["evaluations"] == 3 * 12 - T * (K + 1)
+    assert {(w["arm"], w["evaluations"]) for w in metrics["otherwise"] if w["arm"] in ours} == {("CDRL", T), *((a, n) for a in ours if "DDPM" in a for n in (T, 5))}      # one a level; n_more
     assert all(w["evaluations"] == by[w["arm"]]["evaluations"] - (w["arm"] == "ebmkit DRL") for w in metrics["otherwise"] if w["arm"] not in ours)
     assert set(metrics["verdicts"]) == {f"CDRL / {a}" for a in arms if a != "CDRL"}
     assert metrics["verdicts"]["CDRL / DRL, K 5"]["at_most"] == 0.45 and metrics["verdicts"]["CDRL / DDPM"]["at_most"] == 1
@@ -94,6 +94,6 @@ def test_missing_package_is_named(refused, monkeypatch):
 
 
 @pytest.mark.parametrize("parameters, message", [(dict(arms=["VAE"]), "arm 'VAE' is unknown; choose from CDRL"), (dict(arms=[]), "leave it out for all arms"), (dict(minutes="long"), "minutes is 'long'"),
-                                                 (dict(search=[0]), "positive factors"), (dict(seeds=[1000]), "that of the search"), (dict(n_progress=0), "n_progress is 0"), (dict(drl_k=[0]), "drl_k is 0"), (dict(changes=dict(K=2)), "'K' is unknown"), (dict(minute=2), "did you mean minutes")])
+                                                 (dict(search=[0]), "positive factors"), (dict(seeds=[1000]), "that of the search"), (dict(n_progress=0), "n_progress is 0"), (dict(drl={"energy": {}}), "names start with DRL"), (dict(drl={"DRL": dict(K=2)}), "'K' is unknown"), (dict(drl={"DRL": dict(n_langevin=0)}), "n_langevin"), (dict(changes=dict(K=2)), "'K' is unknown"), (dict(minute=2), "did you mean minutes")])
 def test_refused(refused, parameters, message):
     assert message in refused("baselines", **{**TINY, **parameters})
