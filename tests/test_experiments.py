@@ -68,7 +68,7 @@ def test_evaluate(notebook, refused, trained, tmp_path):
     run = notebook("evaluate", model=(model := trained(conditional=True)), n_samples=40, n_langevin=[2], guidance=0.5) / "evaluate-digits"
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["fd_classifier"] > 0 and metrics["n_samples"] == 40 and metrics["split"] == "train" and "digits" in metrics["reference"] and metrics["sampler"]["n_langevin"] == 2
-    assert 0 <= metrics["class_accuracy"] <= 1 and not any(k.startswith("FID") for k in metrics)
+    assert 0 <= metrics["class_accuracy"] <= 1 and not any(k.startswith("FID") for k in metrics) and (run / "figures/classes.png").exists()
     (tmp_path / "weights.pth").write_bytes(b"not Inception")
     assert "expected 6726825d" in refused("evaluate", model=model, run="other", inception=str(tmp_path / "weights.pth"))
 
