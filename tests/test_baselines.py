@@ -94,6 +94,6 @@ def test_missing_package_is_named(refused, monkeypatch):
 
 
 @pytest.mark.parametrize("parameters, message", [(dict(arms=["VAE"]), "arm 'VAE' is unknown; choose from CDRL"), (dict(arms=[]), "leave it out for all arms"), (dict(minutes="long"), "minutes is 'long'"),
-                                                 (dict(search=[0]), "positive factors"), (dict(seeds=[1000]), "that of the search"), (dict(n_progress=0), "n_progress is 0"), (dict(drl={"energy": {}}), "names start with DRL"), (dict(drl={"DRL": dict(K=2)}), "'K' is unknown"), (dict(drl={"DRL": dict(n_langevin=0)}), "n_langevin"), (dict(changes=dict(K=2)), "'K' is unknown"), (dict(minute=2), "did you mean minutes")])
+                                                 (dict(search=[0]), "positive factors"), (dict(seeds=[1000]), "that of the search"), (dict(n_progress=0), "n_progress is 0"), (dict(drl={"energy": {}}), "names start with DRL"), (dict(drl={"DRL": dict(K=2)}), "'K' is unknown"), (dict(drl={"DRL": dict(n_langevin=0)}), "takes no Langevin steps"), (dict(changes=dict(K=2)), "'K' is unknown"), (dict(minute=2), "did you mean minutes")])
 def test_refused(refused, parameters, message):
     assert message in refused("baselines", **{**TINY, **parameters})
