@@ -14,7 +14,7 @@ import pytest
 from cdrl.config import get_config
 from conftest import ROOT
 
-TINY = dict(minutes=0.01, search_minutes=0.005, seeds=[0], search=[1.0], snapshots=2, n_progress=64, n_samples=64, n_reference=64, n_more=5, drl={"DRL, K 5": dict(n_langevin=5), "DRL, T 3, K 12": dict(n_langevin=12, n_levels=3)})
+TINY = dict(minutes=0.01, search_minutes=0.005, seeds=[0], search=[1.0], snapshots=2, n_progress=64, n_samples=64, n_reference=64, n_more=5, draws=2, drl={"DRL, K 5": dict(n_langevin=5), "DRL, T 3, K 12": dict(n_langevin=12, n_levels=3)})
 QUICK = dict(n_levels=2, n_langevin=2, init_channels=8, init_attention=[])
 OURS = ["CDRL", "DRL, K 5", "DRL, T 3, K 12", "DDPM"]
 PEERS = {"ebmkit DRL": ("ebmkit", "ebm"), "torchebm EM": ("torchebm", "torchebm"), "torchebm PCD": ("torchebm", "torchebm")}       # arm: package, its module
@@ -42,7 +42,9 @@ def test_all_arms_that_are_installed(notebook, dataset, metric):
     assert by["CDRL"]["evaluations"] == by["DDPM"]["evaluations"] == by[ours[-1]]["evaluations"] and by["DRL, T 3, K 12"]["evaluations"] - by["CDRL"]["evaluations"] == 3 * 12 - T * (K + 1)
     assert {(w["arm"], w["evaluations"]) for w in metrics["otherwise"] if w["arm"] in ours} == {("CDRL", T), *((a, n) for a in ours if "DDPM" in a for n in (T, 5))}      # one a level; n_more
     assert all(w["evaluations"] == by[w["arm"]]["evaluations"] - (w["arm"] == "ebmkit DRL") for w in metrics["otherwise"] if w["arm"] not in ours)
-    assert set(metrics["verdicts"]) == {f"CDRL / {a}" for a in arms if a != "CDRL"}
+    assert set(metrics["verdicts"]) == {f"CDRL / {a}" for a in [*arms, *(f"{a}, 5 evaluations" for a in ours if "DDPM" in a)] if a != "CDRL"}
+    more = next(w for w in metrics["otherwise"] if w["arm"] == "DDPM" and w["way"].startswith("more"))
+    assert metrics["verdicts"]["CDRL / DDPM, 5 evaluations"]["theirs"]["mean"] == pytest.approx(more["mean"]) and metrics["verdicts"]["CDRL / DDPM"]["theirs"]["mean"] == pytest.approx(by["DDPM"]["value"])
     assert metrics["verdicts"]["CDRL / DRL, K 5"]["at_most"] == 0.45 and metrics["verdicts"]["CDRL / DDPM"]["at_most"] == 1
     assert (run / "figures/curves.png").exists() and (run / "figures/samples.png").exists() and (run / "manifest.json").exists()
 
@@ -69,7 +71,7 @@ def test_resumed_with_an_arm_that_diverged(notebook):
 
 
 def test_rates_of_the_search_and_those_given_up():
-    """Seeds take turns; an arm with a seed that diverges starts again at the next lower factor; an infinite distance of points is no divergence."""
+    """Seeds take turns; an arm with a seed that diverges starts again at a factor lower by the root of 3, down to the lowest of the search; an infinite distance of points is no divergence."""
     source = next(c.source for c in nbformat.read(ROOT / "nbs/baselines.ipynb", as_version=4).cells if "again = True" in c.source)
     limits, order, kept = dict(sound=9.0, late=2.0, hopeless=0.1, early=9.0), [], {}                                     # the largest factor that seed 1 survives
 
@@ -82,10 +84,10 @@ def test_rates_of_the_search_and_those_given_up():
     names = dict(names=list(limits), p=dict(search=[0.3, 3.0, 1.0], seeds=[0, 1], search_minutes=1, minutes=1, snapshots=1, dataset="digits"), folder=SimpleNamespace(once=once), SEARCH_SEED=1000, train_one=train_one, label="KL",
                  np=np, seconds_per_step=lambda *a: 0.1, recipe=None, train=None, where="cpu")
     exec(source, names)
-    assert names["factors"] == dict(sound=3.0, late=1.0, hopeless=0.3, early=3.0)
+    assert names["factors"] == dict(sound=3.0, late=1.732, hopeless=0.3, early=3.0) and names["found"] == dict(sound=3.0, late=3.0, hopeless=3.0, early=3.0)
     assert [(r["arm"], r["seed"], bool(r["diverged"])) for r in names["runs"]] == [(a, s, (a, s) == ("hopeless", 1)) for a in limits for s in (0, 1)]
     trained = [o for o in order if o[1] != 1000]
-    assert trained[:8] == [(a, s, 3.0) for s in (0, 1) for a in limits] and ("late", 0, 1.0) in trained[8:] and len(set(trained)) == len(trained)
+    assert trained[:8] == [(a, s, 3.0) for s in (0, 1) for a in limits] and ("late", 0, 1.732) in trained[8:] and len(set(trained)) == len(trained)
 
 
 def test_missing_package_is_named(refused, monkeypatch):
@@ -94,6 +96,6 @@ def test_missing_package_is_named(refused, monkeypatch):
 
 
 @pytest.mark.parametrize("parameters, message", [(dict(arms=["VAE"]), "arm 'VAE' is unknown; choose from CDRL"), (dict(arms=[]), "leave it out for all arms"), (dict(minutes="long"), "minutes is 'long'"),
-                                                 (dict(search=[0]), "positive factors"), (dict(seeds=[1000]), "that of the search"), (dict(n_progress=0), "n_progress is 0"), (dict(drl={"energy": {}}), "names start with DRL"), (dict(drl={"DRL": dict(K=2)}), "'K' is unknown"), (dict(drl={"DRL": dict(n_langevin=0)}), "takes no Langevin steps"), (dict(changes=dict(K=2)), "'K' is unknown"), (dict(minute=2), "did you mean minutes")])
+                                                 (dict(search=[0]), "positive factors"), (dict(seeds=[1000]), "that of the search"), (dict(n_progress=0), "n_progress is 0"), (dict(draws=0), "draws is 0"), (dict(drl={"energy": {}}), "names start with DRL"), (dict(drl={"DRL": dict(K=2)}), "'K' is unknown"), (dict(drl={"DRL": dict(n_langevin=0)}), "takes no Langevin steps"), (dict(changes=dict(K=2)), "'K' is unknown"), (dict(minute=2), "did you mean minutes")])
 def test_refused(refused, parameters, message):
     assert message in refused("baselines", **{**TINY, **parameters})

@@ -82,12 +82,15 @@ def ablation(arm, outcome, ratio, **more):
     return dict(study="made", dataset="digits", iterations=9, first="cooperative", seeds=[0, 1, 2], results=[dict(r, ratio=r["value"]) for r in rows], verdicts={"equal minutes": verdict, "equal iterations": verdict}, **more)
 
 
+SCORES = dict(ours=dict(mean=1.0, std=0.1), theirs=dict(mean=None, std=None), at_most=1.0, n_seeds=3)
+
 CASES = [
     ("checkerboard", dict(inside=0.98, histogram_kl=0.02), "the checkerboard", "confirmed at this scale"),
     ("checkerboard", dict(inside=0.98, histogram_kl=0.2), "the checkerboard", "not confirmed"),
     ("composition", dict(unseen_all_present={"composed": 0.5, "joint label": 0.1}), "concepts never", "not confirmed"),
     ("ablation-initializer-digits", ablation("absent (DRL)", "worse", 3.0), "CDRL beats DRL (digits)", "confirmed at this scale"),
-    ("ablation-initializer-digits", ablation("absent (DRL)", "worse", 2.0), "CDRL beats DRL (digits)", "not confirmed"),                         # better, but not by the paper's ratio
+    ("ablation-initializer-digits", ablation("absent (DRL)", "worse", 1.5), "CDRL beats DRL (digits)", "not confirmed"),                         # better, but not by the paper's ratio
+    ("ablation-initializer-digits", ablation("absent (DRL)", "worse", 2.0), "CDRL beats DRL (digits)", "undecided"),                             # within two standard errors of it
     ("ablation-initializer-digits", ablation("absent (DRL)", "undecided", 9.0), "CDRL beats DRL (digits)", "undecided"),
     ("ablation-initializer-digits", ablation("alone, no chains", "worse", 1.1), "the energy does what", "confirmed at this scale"),
     ("ablation-initializer-digits", ablation("another arm", "worse", 1.1), "the energy does what", "not tested"),
@@ -95,9 +98,10 @@ CASES = [
     ("ablation-variance_reduction-digits", ablation("two noises", "better", 0.5, gradient_variance=[]), "the gradient varies", "not tested"),
     ("acceleration-digits", dict(trained_k={"CDRL": 10}, seeds=[0, 1, 2], results=[dict(model="CDRL", shape="even", n_langevin=" ".join([str(K)] * 6), evaluations=6 * K, fd_mean=v, fd_std=0.01) for K, v in ((10, 2.0), (5, 2.2), (3, 4.0))]), "half of the steps", "confirmed at this scale"),
     ("acceleration-digits", dict(trained_k={"CDRL": 10}, seeds=[0, 1, 2], results=[dict(model="CDRL", shape="even", n_langevin=" ".join([str(K)] * 6), evaluations=6 * K, fd_mean=v, fd_std=0.01) for K, v in ((10, 2.0), (5, 2.2), (3, 4.0))]), "so does a third", "not confirmed"),
-    ("baselines-digits", dict(verdicts={"CDRL / DDPM": dict(holds=False, mean_holds=True, seeds_better=2, n_seeds=3)}, results=[dict(arm=a, value=1.0, std=0.1) for a in ("CDRL", "DDPM")]), "CDRL is not worse than DDPM (digits)", "undecided"),
-    ("baselines-digits", dict(verdicts={f"CDRL / {a}": dict(holds=h, mean_holds=h, seeds_better=3, n_seeds=3) for a, h in (("DRL, K 30", True), ("DRL, T 2", False))},
-                              results=[dict(arm=a, value=v, std=0.1) for a, v in (("CDRL", 1.0), ("DRL, K 30", 9.0), ("DRL, T 2", 2.0), ("DRL, K 5", None), ("DDPM", 1.5))]), "CDRL with its best recipe beats the best of several DRL (digits)", "not confirmed"),
+    ("baselines-digits", dict(verdicts={"CDRL / DDPM": dict(SCORES, holds=False, mean_holds=False, seeds_better=1)}, results=[dict(arm=a, value=1.0, found=1.0, factor=1.0) for a in ("CDRL", "DDPM")]), "CDRL is not worse than DDPM (digits)", "undecided"),
+    ("baselines-digits", dict(verdicts={"CDRL / DDPM, 250 evaluations": dict(SCORES, holds=False, mean_holds=False, seeds_better=0)}, results=[dict(arm=a, value=1.0, found=1.0, factor=1.0) for a in ("CDRL", "DDPM")]), "CDRL is not worse than DDPM, 250 evaluations (digits)", "not confirmed"),
+    ("baselines-digits", dict(verdicts={f"CDRL / {a}": dict(SCORES, at_most=0.45, holds=h, mean_holds=h, seeds_better=3) for a, h in (("DRL, K 30", True), ("DRL, T 2", False))},
+                              results=[dict(arm=a, value=v, found=3.0, factor=1.0) for a, v in (("CDRL", 1.0), ("DRL, K 30", 9.0), ("DRL, T 2", 2.0), ("DRL, K 5", None), ("DDPM", 1.5))]), "CDRL beats the best of several DRL (digits", "not confirmed"),
     ("guidance-digits", dict(verdicts=dict(both=dict(fd_at_0=2, best_fd=1, best_w=1, fd_at_largest=1, fd_falls="yes", fd_rises_again="no", accuracy_rises="yes", accuracy_at_0=0.9, best_accuracy=1, best_accuracy_w=1))), "the distance falls, then rises with w (digits)", "not confirmed"),
     ("acceleration-digits", dict(trained_k={"CDRL": 10, "DRL": 10}, seeds=[0, 1, 2], results=[dict(model=m, shape="even", n_langevin=" ".join([str(K)] * 6), evaluations=6 * K, fd_mean=v, fd_std=0.5) for m, K, v in (("CDRL", 2, 2.0), ("DRL", 10, 2.1))]), "a fifth does as well", "undecided"),
     *(("ood", dict(main=[dict(dataset="digits", model="CDRL", score=s, outside="interpolated", auroc=a, auroc_low=a - 0.02, auroc_high=a + 0.02) for s, a in (("combined", c), ("log-density, t = 0 (the paper's)", 0.8))]), "all levels together tell better (digits against interpolated)", v)
@@ -105,7 +109,7 @@ CASES = [
     *(("inpainting-digits", dict(verdicts={"half": v}, results=[dict(mask="half", way=w, error=0.5, class_accuracy=0.8) for w in ways]), "missing parts are filled in plausibly (half)", found)
       for v, ways, found in (("better", ("CDRL", "nearest neighbour"), "confirmed at this scale"), ("worse", ("CDRL", "nearest neighbour"), "not confirmed"), ("better", ("DRL, resampling", "nearest neighbour"), "not tested"))),
     *(("ablation-recipe-digits", dict(ablation("absent (DRL)", "worse", 3.0), by_seed={"equal minutes": {"narrow, two steps": a, "absent (DRL)": b}}), "CDRL with two steps", v)
-      for a, b, v in (([1., 2., 3.], [4., 5., 7.], "confirmed at this scale"), ([3., 3., 3.], [4., 5., 6.], "not confirmed"), ([1., 1., 7.], [4., 5., 6.], "undecided"), ([9., 9., 9.], [4., 5., 6.], "not confirmed"))),
+      for a, b, v in (([1.9, 2., 2.1], [4.9, 5., 5.1], "confirmed at this scale"), ([1., None, 1.], [4., 5., 6.], "undecided"), ([None] * 3, [4., 5., 6.], "not confirmed"), ([3., 3., 3.], [4., 5., 6.], "not confirmed"), ([1., 1., 7.], [4., 5., 6.], "undecided"), ([9., 9., 9.], [4., 5., 6.], "not confirmed"))),
     *(("composition", dict(unseen_all_present={"composed": 0.95, "composed, Metropolis": 0.9, "joint label": 0.1}, metropolis=m), "a Metropolis correction", v) for m, v in (("worse", "not confirmed"), ("undecided", "undecided"))),
     *(("acceleration-digits", dict(trained_k={"CDRL": 10, "DRL": 10}, seeds=[0, 1, 2], results=[dict(model=m, shape="even", n_langevin=" ".join([str(K)] * 6), evaluations=6 * K, fd_mean=v, fd_std=0.1)
                                                                                            for m, K, v in (("CDRL", 2, a), ("CDRL", 10, b), ("DRL", 2, 4.0), ("DRL", 10, 2.0), ("DRL", 30, 0.1))]), "at equal network evaluations", v)
