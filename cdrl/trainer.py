@@ -137,14 +137,16 @@ def losses(self: Trainer, p: dict, # from `draw_pair`
         mean = x_next if model.initializer is None else guess()
         y_init = mean if model.initializer is None else draw_initial(mean, model.schedule.init_sigma[t], source)
     y_neg = self.refine(y_init, x_next, t, label, source)
-    f = self.nets["ebm"](torch.cat([y_pos, y_neg]), model.schedule.logsnr[:-1], None if label is None else label.repeat(2), t.repeat(2))     # always fp32
+    pair = (torch.cat([y_pos, y_neg]), model.schedule.logsnr[:-1], None if label is None else label.repeat(2), t.repeat(2))
+    f = self.nets["ebm"](*pair) if c.ebm_lr else y_pos.new_zeros(2 * len(y_pos))            # always fp32
     f_pos, f_neg = f.chunk(2)
-    loss = {"ebm": ebm_loss(f_pos, f_neg, model.schedule.loss_weight[t])}
+    contrast = ebm_loss(f_pos, f_neg, model.schedule.loss_weight[t])
+    loss = {"ebm": contrast} if c.ebm_lr else {}
     if "initializer" in self.optimizers:
         chains = c.initializer == "cooperative" and self.step >= c.init_clean * c.steps
         loss["initializer"] = initializer_loss(y_init, y_neg) if chains else initializer_loss(mean, posterior_mean(model.schedule, p["x0"], x_next, t))
     log = dict(energy_gap=(f_pos - f_neg).mean(), f_size=f.abs().mean(), chain_range=y_neg.abs().amax())
-    return loss, {k: v.detach() for k, v in {**log, **{f"{dict(ebm='ebm', initializer='init')[k]}_loss": v for k, v in loss.items()}}.items()}
+    return loss, {k: v.detach() for k, v in {**log, **{f"{dict(ebm='ebm', initializer='init')[k]}_loss": v for k, v in {"ebm": contrast, **loss}.items()}}.items()}
 
 # %% ../nbs/09_trainer.ipynb #2d117830
 @patch
