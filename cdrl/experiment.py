@@ -484,8 +484,10 @@ def report_row(run: str) -> dict: # column: text
     alone, floor = m["initializer_alone"] or {}, m.get("real_test") or m["exact_samples"]
     keys = {"fd_classifier": "FD-classifier", "fd_lite0": "FD-lite0", "inside": "inside", "histogram_kl": "histogram KL"}
     cell = lambda d: "; ".join([f"{label} {d[k]:.3g}" for k, label in keys.items() if k in d] + ([f"class accuracy {d['class_accuracy']:.1%}"] if "class_accuracy" in d else []))
+    judge = read_report(classifier_folder(m["dataset"])) if "class_accuracy" in m else None
+    trust = f"; the classifier is right on {judge['accuracy']:.1%} of {judge['n_test']:,}" if judge else ""
     return {"run": f"[{run}](../reports/{run})", "training": f"{m['train_minutes']:.1f} min, {m['steps']:,} it.", "samples": f"{cell(m)} ({m['n_samples']:,})", "initializer alone": cell(alone),
-            "test images": f"{cell(floor)} ({m.get('n_real_test', m['n_samples']):,})", "device": f"{manifest['device']}, {manifest['threads']} threads"}
+            "test images": f"{cell(floor)} ({m.get('n_real_test', m['n_samples']):,}){trust}", "device": f"{manifest['device']}, {manifest['threads']} threads"}
 
 # %% ../nbs/13_experiment.ipynb #3dc4853f
 def markdown_table(rows: list # of dicts with the same keys: column: value
