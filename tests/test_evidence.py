@@ -28,9 +28,11 @@ def test_ablation_and_its_resumption(notebook):
     again = json.loads((run / "parts.json").read_text())
     assert again[:-1] == parts[:-1] and again[-1]["key"] == parts[-1]["key"] and again[-1]["value"] == pytest.approx(parts[-1]["value"], rel=1e-3)
     assert len(json.loads((run / "metrics.json").read_text())["gradient_variance"]) == 6 and (run / "figures/samples.png").exists()       # nothing is lost
-    notebook("ablation", study="init_noise", share=["ablation-variance_reduction-digits"], **SHORT)
-    lent = [q for q in json.loads((run.parent / "ablation-init_noise-digits/parts.json").read_text()) if "shared" in q]
-    assert {(q["key"][0], q["key"][1], q["value"], q["shared"]["ended"]) for q in lent} == {(q["key"][0], "a draw", q["value"], q["ended"]) for q in again if q["key"][0] in ("search", "train") and q["key"][1] == "one noise"}
+    notebook("ablation", study="noise_schedule", only=["noise_schedule linear"], share=["ablation-variance_reduction-digits"], **SHORT)
+    third = run.parent / "ablation-noise_schedule-digits"
+    lent = [q for q in json.loads((third / "parts.json").read_text()) if "shared" in q]
+    assert {(q["key"][0], q["key"][1], q["value"], q["shared"]["ended"]) for q in lent} == {(q["key"][0], "noise_schedule cosine", q["value"], q["ended"]) for q in again if q["key"][0] in ("search", "train") and q["key"][1] == "one noise"}
+    assert {r["arm"] for r in json.loads((third / "metrics.json").read_text())["results"]} == {"noise_schedule cosine", "noise_schedule linear"}      # not the sigmoid
     with pytest.raises(PapermillExecutionError, match="its iterations differ"): notebook("ablation", study="init_noise", share=["ablation-variance_reduction-digits"], run="other", **{**SHORT, "iterations": 5})
 
 
@@ -43,7 +45,7 @@ def test_ablation_of_points_with_arms_of_different_cost(notebook):
     assert steps["equal minutes", "alone, no chains"] > steps["equal iterations", "alone, no chains"] == metrics["iterations"]
 
 
-@pytest.mark.parametrize("parameters, message", [(dict(study="magic"), "choose one of initializer"), (dict(search=[]), "must not be empty"), (dict(iterations=0), "iterations"), (dict(steps=3), "steps")])
+@pytest.mark.parametrize("parameters, message", [(dict(study="magic"), "choose one of initializer"), (dict(search=[]), "must not be empty"), (dict(iterations=0), "iterations"), (dict(steps=3), "steps"), (dict(only=["magic"]), "choose from cooperative")])
 def test_ablation_refuses(refused, parameters, message):
     assert message in refused("ablation", **{**SHORT, **parameters})
 
