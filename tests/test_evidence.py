@@ -84,7 +84,7 @@ def ablation(arm, outcome, ratio, **more):
     return dict(study="made", dataset="digits", iterations=9, first="cooperative", seeds=[0, 1, 2], results=[dict(r, ratio=r["value"]) for r in rows], verdicts={"equal minutes": verdict, "equal iterations": verdict}, **more)
 
 
-SCORES = dict(ours=dict(mean=1.0, std=0.1), theirs=dict(mean=None, std=None), at_most=1.0, n_seeds=3)
+SCORES = dict(diverged=0, ours=dict(mean=1.0, std=0.1), theirs=dict(mean=None, std=None), at_most=1.0, n_seeds=3)
 
 CASES = [
     ("checkerboard", dict(inside=0.98, histogram_kl=0.02), "the checkerboard", "confirmed at this scale"),
