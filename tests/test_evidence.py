@@ -64,7 +64,7 @@ def test_a_rate_that_diverges_after_the_search_is_given_up():
 def test_the_grid_of_ablations_names_every_study_once():
     runs = expand_grid(yaml.safe_load((ROOT / "reports/grids/ablation.yaml").read_text()))
     pairs = [(r["study"], r.get("dataset", "digits_small")) for r in runs.values()]
-    assert len(set(pairs)) == len(pairs) == 10 and len({s for s, _ in pairs}) == 9 and ("initializer", "fashion_small") in pairs
+    assert len(set(pairs)) == len(pairs) == 11 and len({s for s, _ in pairs}) == 9 and {("initializer", "fashion_small"), ("recipe", "fashion_small")} <= set(pairs)
     for text in ((ROOT / "README.md").read_text(), (ROOT / "nbs/13_experiment.ipynb").read_text()): assert f"--array=0-{len(pairs) - 1} " in text   # a job for every run
 
 
