@@ -234,8 +234,9 @@ def fit(self: Trainer, steps: int|None=None, # iterations to do now; None: what 
         try:
             start = time.perf_counter()
             for k, v in self.train_step().items(): self.window[k] = self.window.get(k, 0) + v
-            self.train_seconds += time.perf_counter() - start
             due = [f for every, f in callbacks if self.step % every == 0 or self.step == self.config.steps]
+            if self.device.type == "cuda" and (due or self.step % self.log_every == 0 or self.step == end): torch.cuda.synchronize(self.device)   # time counts when the work is done, not when it is launched
+            self.train_seconds += time.perf_counter() - start
             if self.step % self.log_every == 0: self.log_window()
             elif due: self.check_window()                                        # nothing is measured or saved after a divergence
         except DivergenceError as e:
