@@ -66,14 +66,15 @@ class Config:
     grad_clip: float = 1.0                 # largest norm of each network's gradient
     ema: float = 0.9999                    # decay of the moving average of the weights
     precision: str = "fp32"                # "bf16": chains and initializer of training in bf16 (the energy's loss, weights, sampling stay fp32); "auto": where the device has bf16 arithmetic
-    compile: bool = False                  # torch.compile for the energy in chains (slow to start; untested on GPUs)
+    compile: bool = False                  # torch.compile for the energy in chains (slow to start)
+    cuda_graphs: bool = False              # on a GPU: record the gradients of chains and replay them (faster for small networks, takes memory)
     recoveries: int = 5                    # after a divergence: times to go back to a good checkpoint, with a new seed and a lower ebm_lr
     recovery_factor: float = 0.25          # factor on ebm_lr at each of them
     seed: int = 0                          # of weights, data order and noise
 
 # %% ../nbs/08_config.ipynb #5a739115
 SMALL = dict(energy_scale="noise", step_size="posterior", ebm_act="silu", ebm_conditioning="film", ebm_spectral=False, ebm_beta1=0.0, ebm_lr=2e-3, init_lr=1e-3,
-             warmup=200, init_warmup_offset=0, decay_from=0.6, n_langevin=10, batch_size=128, ema=0.995, flip=False)
+             warmup=200, init_warmup_offset=0, decay_from=0.6, n_langevin=10, batch_size=128, ema=0.995, flip=False, cuda_graphs=True)
 
 # %% ../nbs/08_config.ipynb #3a4d64aa
 PRESETS = {

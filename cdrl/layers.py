@@ -188,7 +188,7 @@ class SelfAttention(nn.Module):
 def frozen(*modules: nn.Module # networks to sample from
           ):
     """Inside, the modules are in evaluation mode, their parameters take no gradient and normalised weights are computed once.
-    On exit the former state is restored, also after an error."""
+    On exit the former state is restored, also after an error. Of a network and its deep copy only one may be evaluated inside: PyTorch's memory of normalised weights takes them for the same."""
     params = [p for m in modules for p in m.parameters()]
     state = [(m, m.training) for module in modules for m in module.modules()], [p.requires_grad for p in params]
     try:

@@ -70,6 +70,7 @@ class Trainer:
         share = c.batch_size // world()
         self.stream = BatchStream(data, c.batch_size, torch.Generator().manual_seed(c.seed), c.flip and images, slice(rank() * share, (rank() + 1) * share))
         if c.compile: self.model.ebm.compile_chains()
+        if c.cuda_graphs and self.device.type == "cuda": [net.ebm.record_chains() for net in (self.model, self.ema.module)]
         self.optimizers = {"ebm": torch.optim.Adam(self.model.ebm.parameters(), lr=c.ebm_lr, betas=(c.ebm_beta1, 0.999), fused=True)}
         if c.initializer in ("cooperative", "clean"):
             self.optimizers["initializer"] = torch.optim.AdamW(self.model.initializer.parameters(), lr=c.init_lr, weight_decay=0.0, fused=True)
