@@ -17,6 +17,9 @@ class EBM(nn.Module):
     "Unnormalised log-density up to scale, f(y, λ, label) `[B]` (paper, appendix A.1). High is likely."
     compiled = None # `body` after `compile_chains`
     graphs = None # recorded gradients after `record_chains`
+    def _apply(self, *args, **kwargs): # moved, or of another precision: recordings are of what was before
+        if self.graphs: self.graphs.clear()
+        return super()._apply(*args, **kwargs)
     def __init__(self, shape: tuple, # of one sample: (C, H, W), or (D,) for points
                  n_class: int=0, # 0: unconditional
                  channels: int=128, # C of the first resolution
@@ -85,12 +88,12 @@ def body(self: EBM, y: Tensor, # [B, …]
 @patch
 def fix(self: EBM, logsnr: Tensor, label: Tensor|int|None=None, level: Tensor|None=None, # as in `condition`
         dtype: torch.dtype|None=None # of the convolutions, e.g. torch.bfloat16; None: of the parameters
-       ): # callable y [B, …] → f(y) [B]
+       ): # callable y [B, …] → f(y) [B]; after `record_chains`, and in evaluation mode on a GPU, a `RecordedEnergy`
     "f as a function of y alone, with everything else computed once."
     cast = lambda v: tuple(map(cast, v)) if isinstance(v, tuple) else v if v is None or dtype is None else v.to(dtype)
     cond, weights = self.condition(logsnr, label, level), [cast(w) for w in self.weights()]
     cond = [cast(c) for c in cond[:-1]] + cond[-1:]
-    if self.graphs is not None and not self.training: return RecordedEnergy(self, cond, weights)
+    if self.graphs is not None and not self.training and self.head.weight.is_cuda: return RecordedEnergy(self, cond, weights)
     body = self.compiled if self.compiled and not self.training else self.body
     return lambda y: body(y, cond, weights)
 
@@ -115,8 +118,10 @@ def compile_chains(self: EBM, **options # of `torch.compile`
 
 # %% ../nbs/03_ebm.ipynb #541690ce
 class RecordedGradient:
-    "f and ∇f of one shape of input, recorded as a CUDA graph. `inputs` are copies of conditions and weights, `holds` says whose."
-    def __init__(self, body, y: Tensor, cond: list, weights: list # from `condition` and `weights`
+    "f and ∇f of one shape of input, recorded as a CUDA graph. `inputs` are its copies of conditions and weights, `holds` the `RecordedEnergy` whose they are; `out` is f [B] and ∇f [B, …] of `y` after a replay."
+    def __init__(self, body, # callable (y, cond, weights) → f [B]
+                 y: Tensor, # [B, …]
+                 cond: list, weights: list # from `condition` and `weights`
                 ):
         copied = lambda v: v.detach().clone() if isinstance(v, Tensor) else v and type(v)(map(copied, v))
         self.y, (cond, weights), self.holds = y.detach().clone(), copied((cond, weights)), None
@@ -133,29 +138,33 @@ def tensors_of(tree) -> list: # in order
 
 class RecordedEnergy:
     "What `EBM.fix` gives after `record_chains`: f as a function of y, and its gradient from a recording."
-    most = 4                                                                      # recordings kept: batches in training, in sampling, and their last ones
-    def __init__(self, net: EBM, cond: list, weights: list): self.net, self.cond, self.weights = net, cond, weights
-    def __call__(self, y: Tensor) -> Tensor: return self.net.body(y, self.cond, self.weights)
-    def value_and_grad(self, y: Tensor # [B, …] on a GPU
-                      ) -> tuple[Tensor, Tensor]: # f(y) [B], ∇f(y)
+    most = 4                                                                      # recordings kept, those used last
+    def __init__(self, net: EBM, cond: list, weights: list # from `condition` and `weights`
+                ): self.net, self.cond, self.weights = net, cond, weights
+    def __call__(self, y: Tensor # [B, …]
+                ) -> Tensor: # f(y) [B], not recorded
+        return self.net.body(y, self.cond, self.weights)
+    def value_and_grad(self, y: Tensor # [B, …] on the network's GPU
+                      ) -> tuple[Tensor, Tensor]: # f(y) [B], ∇f(y) [B, …]
         "As the function of that name. Recorded when a shape is new."
         now, graphs = tensors_of((self.cond, self.weights)), self.net.graphs
         key = tuple((tuple(v.shape), v.dtype) for v in (y, *now))
-        if key not in graphs:
+        with torch.cuda.device(y.device):
+            g = graphs.pop(key, None) or RecordedGradient(self.net.body, y, self.cond, self.weights)
             while len(graphs) >= self.most: del graphs[next(iter(graphs))]
-            graphs[key] = RecordedGradient(self.net.body, y, self.cond, self.weights)
-        g = graphs[key]
-        if g.holds is not self: torch._foreach_copy_(g.inputs, [v.detach() for v in now]); g.holds = self
-        g.y.copy_(y)
-        g.graph.replay()
-        return tuple(v.clone() for v in g.out)
+            graphs[key] = g
+            if g.holds is not self: torch._foreach_copy_(g.inputs, [v.detach() for v in now]); g.holds = self
+            g.y.copy_(y)
+            g.graph.replay()
+            return tuple(v.clone() for v in g.out)
 
 class Recordings(dict):
-    "Recorded gradients by shape. A copy of a network begins without any."
-    def __deepcopy__(self, memo): return Recordings()
+    "Recorded gradients by shape, the one used last at the end. A copy of a network, in memory or in a file, begins without any."
+    def __reduce__(self): return Recordings, ()
 
 @patch
 def record_chains(self: EBM) -> None:
-    "From now on, gradients of chains (evaluation mode) are replayed CUDA graphs. Raises `ValueError` if the network is not on a GPU. (Guided chains, which mix two functions, are not recorded.)"
+    """From now on, gradients of chains (evaluation mode, on a GPU) are replayed CUDA graphs, one for each shape of batch. Raises `ValueError` if the network is not on a GPU. What is mixed from several functions (guided and composed chains)
+    is not recorded; whether TF32 is allowed is as it was when a shape was recorded."""
     if not self.head.weight.is_cuda: raise ValueError("chains can be recorded on a GPU only; move the network there first")
     self.graphs = Recordings()

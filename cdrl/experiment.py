@@ -35,7 +35,7 @@ from torch.utils.flop_counter import flop_registry
 from .layers import frozen
 from .ebm import value_and_grad
 from .model import write_whole
-from .config import build_model
+from .config import SPEED_ONLY, build_model
 from .data import ImageData, load_dataset
 from .metrics import ImageEvaluator, Lite0Features, PointEvaluator, load_classifier
 from .parallel import gather_rows, rank, share, world
@@ -202,7 +202,7 @@ def open_run(reports: Path, name: str|None, base: str, # as in `find_run`
     config = json.loads(json.dumps(config))
     if resume:
         before = yaml.safe_load((folder / "params.yaml").read_text())
-        differs = [f"{k} was {before.get(k)!r}, is {v!r}" for k, v in config.items() if before.get(k) != v]
+        differs = [f"{k} was {before.get(k)!r}, is {v!r}" for k, v in config.items() if k not in SPEED_ONLY and before.get(k) != v]
         lock = lock_folder(folder)
         if differs: raise ValueError(f"run '{folder.name}' has other settings: {'; '.join(differs)}. Resume it with the same settings, or start another run")
     else:

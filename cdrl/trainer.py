@@ -25,7 +25,7 @@ from .recovery import ebm_loss, initializer_loss
 from .sampler import recover
 from .initializer import draw_initial
 from .model import CDRL, write_whole
-from .config import Config, build_model, get_config
+from .config import SPEED_ONLY, Config, build_model, get_config
 from .parallel import agree, barrier, mean_over_ranks, rank, world, wrap
 
 # %% ../nbs/09_trainer.ipynb #f5996959
@@ -70,7 +70,7 @@ class Trainer:
         share = c.batch_size // world()
         self.stream = BatchStream(data, c.batch_size, torch.Generator().manual_seed(c.seed), c.flip and images, slice(rank() * share, (rank() + 1) * share))
         if c.compile: self.model.ebm.compile_chains()
-        if c.cuda_graphs and self.device.type == "cuda": [net.ebm.record_chains() for net in (self.model, self.ema.module)]
+        elif c.cuda_graphs and self.device.type == "cuda" and not c.level_langevin: self.model.ebm.record_chains()      # batches of one shape
         self.optimizers = {"ebm": torch.optim.Adam(self.model.ebm.parameters(), lr=c.ebm_lr, betas=(c.ebm_beta1, 0.999), fused=True)}
         if c.initializer in ("cooperative", "clean"):
             self.optimizers["initializer"] = torch.optim.AdamW(self.model.initializer.parameters(), lr=c.init_lr, weight_decay=0.0, fused=True)
@@ -139,7 +139,7 @@ def losses(self: Trainer, p: dict, # from `draw_pair`
         y_init = mean if model.initializer is None else draw_initial(mean, model.schedule.init_sigma[t], source)
     y_neg = self.refine(y_init, x_next, t, label, source)
     pair = (torch.cat([y_pos, y_neg]), model.schedule.logsnr[:-1], None if label is None else label.repeat(2), t.repeat(2))
-    f = self.nets["ebm"](*pair) if c.ebm_lr else y_pos.new_zeros(2 * len(y_pos))            # always fp32
+    f = self.nets["ebm"](*pair) if c.ebm_lr else y_pos.new_zeros(2 * len(y_pos))            # never bf16
     f_pos, f_neg = f.chunk(2)
     contrast = ebm_loss(f_pos, f_neg, model.schedule.loss_weight[t])
     loss = {"ebm": contrast} if c.ebm_lr else {}
@@ -271,7 +271,7 @@ def load_checkpoint(self: Trainer, path: str|Path) -> None:
     except FileNotFoundError: raise
     except Exception as e: raise ValueError(f"checkpoint {path} cannot be read ({str(e)[:100]}); delete it to start again") from e
     now = asdict(self.config)
-    differs = [f"{k} was {state['config'].get(k)!r}, is {v!r}" for k, v in now.items() if state["config"].get(k) != v]
+    differs = [f"{k} was {state['config'].get(k)!r}, is {v!r}" for k, v in now.items() if k not in SPEED_ONLY and state["config"].get(k) != v]
     if differs: raise ValueError(f"checkpoint {path} belongs to other settings: {'; '.join(differs)}. Use the same settings or another run name")
     self.precision = state.get("precision", self.precision)             # "auto" was decided where the run began
     self.model.load_state_dict(state["model"]); self.ema.load_state_dict(state["ema"])

@@ -60,8 +60,11 @@ def test_recorded_chains_are_the_plain_ones(monkeypatch, preset, shape, settings
         with torch.no_grad():
             for net in (model, recorded):
                 for k, p in enumerate(net.ebm.parameters()): p.mul_(1 + 0.1 * (k % 3))
-    copied = copy.deepcopy(recorded)
+    copied = copy.deepcopy(recorded).cpu()
     assert copied.ebm.graphs == {} and len(recorded.ebm.graphs) == 1
+    with frozen(copied): here = [copied.target(t[0].cpu(), label[0].cpu() if model.n_class else None)(v.cpu()) for v in y]
+    with frozen(model): there = [model.target(t[0], label[0])(v) for v in y]
+    for a, b in zip(here, there): assert relative(a[1], b[1]) < 3e-3      # on the processor nothing is replayed
     with frozen(recorded): [recorded.target(t[0, :n], label[0][:n] if model.n_class else None)(y[0, :n]) for n in range(1, 8)]
     assert len(recorded.ebm.graphs) == 4
 
@@ -108,6 +111,7 @@ def test_training_time_is_that_of_the_work_and_not_of_its_launch():
 def test_each_way_to_train_learns_and_samples(settings):
     trainer = digits(**settings)
     history = trainer.fit()
+    assert len(trainer.model.ebm.graphs or {}) == ("level_langevin" not in settings)                   # one recording, where batches have one shape
     assert trainer.precision == ("bf16" if "precision" in settings else "fp32") and trainer.step == 40
     assert all(torch.isfinite(torch.tensor(r["ebm_loss"])) for r in history)
     label = torch.arange(12) % 10 if settings.get("conditional") else None
