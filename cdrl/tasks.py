@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['OTHERS', 'product', 'mixture', 'composed_target', 'composed_mean', 'langevin_list', 'compose_batch',
-           'sample_composed', 'noised_walk', 'resample_particles', 'known_log_weight', 'inpaint_walk', 'inpaint',
-           'most_typical', 'inpainting_masks', 'ood_scores', 'combine_scores', 'auroc', 'fpr95', 'bootstrap', 'fit_to',
-           'ood_sets']
+           'sample_composed', 'level_evidence', 'concept_evidence', 'likeliest', 'noised_walk', 'resample_particles',
+           'known_log_weight', 'inpaint_walk', 'inpaint', 'most_typical', 'inpainting_masks', 'ood_scores',
+           'combine_scores', 'auroc', 'fpr95', 'bootstrap', 'fit_to', 'ood_sets']
 
 # %% ../nbs/11_tasks.ipynb #ebc9afc6
 import math
@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from pathlib import Path
 
 from .data import load_dataset, photo_patches
-from .schedule import Schedule, bcast, randn
+from .schedule import Schedule, bcast, diffuse, randn
 from .layers import frozen
 from .ebm import value_and_grad
 from .initializer import draw_initial
@@ -115,6 +115,34 @@ def sample_composed(model: CDRL, n: int, # samples
     concepts, g = torch.stack([torch.as_tensor(l, device=model.device).expand(n) for l in labels]), torch.Generator(model.device).manual_seed(seed)      # [M, n]
     K, metropolis = langevin_list(model, n_langevin), model.metropolis if metropolis is None else metropolis
     with frozen(model): return torch.cat([compose_batch(model, c, weights, rule, means, K, metropolis, step_scale, g, guidance) for c in concepts.split(batch_size, 1)])
+
+# %% ../nbs/11_tasks.ipynb #5d94e982
+def level_evidence(model: CDRL, x: Tensor, # [B, …] samples of level t
+                   t: int, labels: Tensor # [M, B] long: concepts of each sample
+                  ) -> Tensor: # [M, B]
+    "F(α x; t) under each concept minus F without class."
+    labels = torch.cat([torch.full_like(labels[:1], -1), labels])
+    M, B, s = len(labels), len(x), model.schedule
+    f = model.ebm.fix(s.logsnr[:-1], labels.flatten(), torch.full((M * B,), t, device=x.device))
+    F = s.energy_scale[t] * f((s.alpha[t] * x).repeat(M, *[1] * (x.dim() - 1))).reshape(M, B)
+    return F[1:] - F[0]
+
+@torch.no_grad()
+def concept_evidence(model: CDRL, x: Tensor, # [N, …] in [-1, 1]
+                     labels: list, # of the concepts, as in `sample_composed`
+                     seed: int=0, # of the noise, one for each image and level; the same for every call with as many images
+                     batch_size: int=256) -> Tensor: # [T, M, N]
+    "How much likelier each concept makes each image, noised to each level: a log-likelihood ratio up to a constant of each concept and level. Raises `ValueError` for an unconditional model."
+    if not model.n_class: raise ValueError("evidence for a concept needs a conditional model; train one with -p conditional True")
+    s, g = model.schedule, torch.Generator(model.device).manual_seed(seed)
+    concepts, x = torch.stack([torch.as_tensor(l, device=model.device).expand(len(x)) for l in labels]), x.to(model.device)
+    with frozen(model):
+        return torch.cat([torch.stack([level_evidence(model, diffuse(b, s.logsnr[t].expand(len(b)), randn(b, g)), t, c) for t in range(s.n_levels)]) for b, c in zip(x.split(batch_size), concepts.split(batch_size, 1))], 2).cpu()
+
+def likeliest(evidence: Tensor # [P, T, M, N], of P candidates for each of N samples
+             ) -> Tensor: # [N] long
+    "The candidate with the most evidence for all concepts at all levels, each in units of its standard deviation over candidates and samples."
+    return (evidence / evidence.std((0, 3), keepdim=True, correction=0).clamp_min(1e-12)).sum((1, 2)).argmax(0)
 
 # %% ../nbs/11_tasks.ipynb #c91a9b17
 def noised_walk(schedule: Schedule, x: Tensor, # [B, …] clean

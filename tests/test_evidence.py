@@ -90,6 +90,8 @@ CASES = [
     ("checkerboard", dict(inside=0.98, histogram_kl=0.02), "the checkerboard", "confirmed at this scale"),
     ("checkerboard", dict(inside=0.98, histogram_kl=0.2), "the checkerboard", "not confirmed"),
     *(("composition", dict(unseen_all_present={"composed": a, "joint label": 0.1}, n_unseen_samples=360), "concepts never", v) for a, v in ((0.5, "not confirmed"), (0.88, "undecided"), (0.95, "confirmed at this scale"))),
+    ("composition", dict(unseen_all_present={"composed": 0.5, "composed, likeliest of 3": 0.95, "joint label": 0.1}, n_unseen_samples=360), "so can those", "confirmed at this scale"),
+    ("composition", dict(unseen_all_present={"composed": 0.95, "joint label": 0.1}, n_unseen_samples=360), "so can those", "not tested"),
     ("ablation-initializer-digits", ablation("absent (DRL)", "worse", 3.0), "CDRL beats DRL (digits)", "confirmed at this scale"),
     ("ablation-initializer-digits", ablation("absent (DRL)", "worse", 1.5), "CDRL beats DRL (digits)", "not confirmed"),                         # better, but not by the paper's ratio
     ("ablation-initializer-digits", ablation("absent (DRL)", "worse", 2.0), "CDRL beats DRL (digits)", "undecided"),                             # within two standard errors of it

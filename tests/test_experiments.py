@@ -159,7 +159,7 @@ def test_composition(notebook, trained):
     models = dict(model=trained("color_digits"), joint=trained("color_digits:joint"))
     run = notebook("composition", **models, weights=[1.0], init_shares=[0.5, 1.0], joint_weights=[0.0], n_seen=30, n_unseen=1, seeds=[0, 1]) / "composition"
     metrics = json.loads((run / "metrics.json").read_text())
-    ways = {"composed", "composed, Metropolis", "composed, no Langevin steps", "joint label"}
+    ways = {"composed", "composed, Metropolis", "composed, likeliest of 2", "composed, no Langevin steps", "joint label"}
     assert metrics["n_unseen"] == 20 and metrics["n_unseen_samples"] == 40 and set(metrics["unseen_all_present"]) == set(metrics["seen_all_present"]) == ways and all(v > 0.9 for v in metrics["judge_accuracy"].values())
     assert {r["way"] for r in metrics["not_"]} == {"digit", "digit and not ink"} and len(metrics["or_"]) == 5
 
