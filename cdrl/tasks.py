@@ -127,6 +127,7 @@ def level_evidence(model: CDRL, x: Tensor, # [B, …] samples of level t
     F = s.energy_scale[t] * f((s.alpha[t] * x).repeat(M, *[1] * (x.dim() - 1))).reshape(M, B)
     return F[1:] - F[0]
 
+# %% ../nbs/11_tasks.ipynb #2d4e9061
 @torch.no_grad()
 def concept_evidence(model: CDRL, x: Tensor, # [N, …] in [-1, 1]
                      labels: list, # of the concepts, as in `sample_composed`
@@ -136,9 +137,10 @@ def concept_evidence(model: CDRL, x: Tensor, # [N, …] in [-1, 1]
     if not model.n_class: raise ValueError("evidence for a concept needs a conditional model; train one with -p conditional True")
     s, g = model.schedule, torch.Generator(model.device).manual_seed(seed)
     concepts, x = torch.stack([torch.as_tensor(l, device=model.device).expand(len(x)) for l in labels]), x.to(model.device)
-    with frozen(model):
-        return torch.cat([torch.stack([level_evidence(model, diffuse(b, s.logsnr[t].expand(len(b)), randn(b, g)), t, c) for t in range(s.n_levels)]) for b, c in zip(x.split(batch_size), concepts.split(batch_size, 1))], 2).cpu()
+    def of_batch(b, c): return torch.stack([level_evidence(model, diffuse(b, s.logsnr[t].expand(len(b)), randn(b, g)), t, c) for t in range(s.n_levels)])
+    with frozen(model): return torch.cat([of_batch(b, c) for b, c in zip(x.split(batch_size), concepts.split(batch_size, 1))], 2).cpu()
 
+# %% ../nbs/11_tasks.ipynb #7596316b
 def likeliest(evidence: Tensor # [P, T, M, N], of P candidates for each of N samples
              ) -> Tensor: # [N] long
     "The candidate with the most evidence for all concepts at all levels, each in units of its standard deviation over candidates and samples."

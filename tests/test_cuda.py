@@ -47,7 +47,7 @@ def test_recorded_chains_are_the_plain_ones(monkeypatch, preset, shape, settings
     model = build_model(get_config(preset, **settings), shape, 19).cuda().eval()
     recorded = copy.deepcopy(model)
     recorded.ebm.record_chains()
-    for round in range(2):                                                # the second time with other weights
+    for weights in range(2):                                              # the second time with other weights
         y, t = torch.randn(2, 8, *shape, device="cuda"), torch.randint(6, (2, 8), device="cuda")
         label = torch.randint(19, (2, 8), device="cuda") if model.n_class else (None, None)
         found = []
