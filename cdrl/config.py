@@ -6,6 +6,7 @@
 __all__ = ['SMALL', 'PRESETS', 'SPEED_ONLY', 'RANGES', 'CHOICES', 'Config', 'check_value', 'get_config', 'build_model']
 
 # %% ../nbs/08_config.ipynb #ea1fddc3
+import math
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from .model import CDRL
@@ -24,7 +25,6 @@ class Config:
     logsnr_min: float = -5.1               # λ_T
     step_size: str = "paper"               # s_t: "paper" or "posterior"
     step_b2: float = 4e-4                  # b² of the paper's rule
-    step_c: str = "sigma_bar"              # c_t of the paper's rule: "sigma_bar" or "constant"
     step_r: float = 0.5                    # s_t/σ̃_t of the posterior rule
     energy_scale: str = "langevin"         # F/f: 1/s_t² ("langevin") or 1/(α_{t+1}σ̄_t) ("noise")
     noise_schedule: str = "cosine"         # how λ falls over the levels: "cosine", "linear" (DDPM, DRL) or "sigmoid"
@@ -36,12 +36,13 @@ class Config:
     ebm_act: str = "leaky_relu"            # activation
     ebm_conditioning: str = "add"          # "add" or "film"
     ebm_spectral: bool = True              # spectral normalisation
+    ebm_base: str = "none"                 # what the network is added to: "none" (paper) or "gaussian" (notebook 02a)
+    base_rank: int = 0                     # principal components of the base; 0: all, where that is feasible
     patch: int = 1                         # images: squares of pixels folded into channels, in both networks
     input_scale: float = 1.0               # points: factor on the input of both networks
     fourier: float = 0.0                   # points: std of random Fourier frequencies, cycles per unit; 0: none
     # initializer (notebook 04)
     initializer: str = "cooperative"       # "cooperative", "clean" (taught by data), "frozen" or "absent" (DRL)
-    init_clean: float = 0.0                # share of the steps that begin a cooperative run with clean data as the teacher (ours; 0: the paper)
     init_channels: int = 64                # C of the first resolution
     init_channel_mult: tuple = (1, 1, 1)   # one factor a resolution
     init_n_blocks: int = 3                 # residual blocks a resolution
@@ -50,13 +51,14 @@ class Config:
     init_groups: int = 32                  # groups of the group normalisation
     # training (Algorithm 1)
     n_langevin: int = 15                   # K
-    level_langevin: tuple = ()             # K of each level, t = 0 … T-1; (): n_langevin for all
     metropolis: bool = False               # accept or reject each Langevin step
     level_weights: tuple = ()              # how often each level is trained, t = 0 … T-1; (): equally
     variance_reduction: bool = True        # one noise for both levels of a pair
     batch_size: int = 256                  # 8 × 32, over all devices
     accumulate: int = 1                    # passes that a device's share of the batch is split into, to save memory
-    steps: int = 500_000                   # iterations
+    steps: int = 500_000                   # iterations, of both phases
+    warm_start: float = 0.0                # share of the steps that learn by denoising score matching first (notebook 05a; 0: Algorithm 1 alone, the paper)
+    recovery_rate: float = 1.0             # factor on both learning rates in the recovery phase that follows a warm start
     ebm_lr: float = 1e-4                   # Adam
     ebm_beta1: float = 0.9                 # Adam's β₁ of the EBM
     init_lr: float = 1e-5                  # AdamW, weight decay 0
@@ -66,8 +68,7 @@ class Config:
     grad_clip: float = 1.0                 # largest norm of each network's gradient
     ema: float = 0.9999                    # decay of the moving average of the weights
     precision: str = "fp32"                # "bf16": chains and initializer of training in bf16 (the energy's loss, weights and sampling never; fp32 on a GPU has TF32 in convolutions, as PyTorch's default is); "auto": where the device has bf16 arithmetic
-    compile: bool = False                  # torch.compile for the energy in chains (slow to start; instead of cuda_graphs)
-    cuda_graphs: bool = False              # on a GPU: record the gradients of chains and replay them (takes memory for a gradient; not where level_langevin is set)
+    cuda_graphs: bool = False              # on a GPU: record the gradients of chains and replay them (takes memory for a gradient)
     recoveries: int = 5                    # after a divergence: times to go back to a good checkpoint, with a new seed and a lower ebm_lr
     recovery_factor: float = 0.25          # factor on ebm_lr at each of them
     seed: int = 0                          # of weights, data order and noise
@@ -99,13 +100,13 @@ PRESETS = {
 }
 
 # %% ../nbs/08_config.ipynb #668afa13
-SPEED_ONLY = ("compile", "cuda_graphs") # settings of how a run is computed, not of what it is: a run may go on with others
+SPEED_ONLY = ("cuda_graphs",) # settings of how a run is computed, not of what it is: a run may go on with others
 RANGES = { # inclusive bounds of the numbers
-    "label_dropout": (0, 1), "init_clean": (0, 1), "n_levels": (1, 1000), "step_b2": (1e-12, 1), "step_r": (1e-6, 10), "ebm_channels": (2, 4096), "ebm_n_blocks": (1, 64), "patch": (1, 16), "input_scale": (1e-3, 1e3), "fourier": (0, 1e3), "init_channels": (2, 4096),
+    "label_dropout": (0, 1), "base_rank": (0, 100_000), "warm_start": (0, 0.999), "recovery_rate": (0, 10), "n_levels": (1, 1000), "step_b2": (1e-12, 1), "step_r": (1e-6, 10), "ebm_channels": (2, 4096), "ebm_n_blocks": (1, 64), "patch": (1, 16), "input_scale": (1e-3, 1e3), "fourier": (0, 1e3), "init_channels": (2, 4096),
     "init_n_blocks": (1, 64), "init_dropout": (0, 0.99), "init_groups": (1, 1024), "n_langevin": (0, 10_000), "batch_size": (1, 1_000_000), "accumulate": (1, 100_000), "recoveries": (0, 100), "recovery_factor": (0.01, 1), "steps": (1, 100_000_000),
     "ebm_lr": (0, 1), "init_lr": (0, 1), "ebm_beta1": (0, 0.9999), "warmup": (1, 10_000_000), "init_warmup_offset": (0, 10_000_000), "decay_from": (0, 1), "grad_clip": (1e-9, 1e9),
     "ema": (0, 1), "seed": (0, 2 ** 63 - 1)}
-CHOICES = {"step_size": ("paper", "posterior"), "step_c": ("sigma_bar", "constant"), "energy_scale": ("langevin", "noise"), "noise_schedule": ("cosine", "linear", "sigmoid"), "ebm_act": ("silu", "relu", "leaky_relu"),
+CHOICES = {"step_size": ("paper", "posterior"), "ebm_base": ("none", "gaussian"), "energy_scale": ("langevin", "noise"), "noise_schedule": ("cosine", "linear", "sigmoid"), "ebm_act": ("silu", "relu", "leaky_relu"),
            "ebm_conditioning": ("add", "film"), "initializer": ("cooperative", "clean", "frozen", "absent"), "precision": ("fp32", "bf16", "auto")}
 
 # %% ../nbs/08_config.ipynb #7100102f
@@ -141,10 +142,9 @@ def get_config(preset: str="digits", # a key of PRESETS, celeba64:ATTRIBUTE, col
     if config.logsnr_max <= config.logsnr_min: raise ValueError(f"logsnr_max ({config.logsnr_max}) must be larger than logsnr_min ({config.logsnr_min})")
     if config.batch_size % config.accumulate: raise ValueError(f"accumulate ({config.accumulate}) must divide batch_size ({config.batch_size})")
     if config.init_warmup_offset > config.warmup: raise ValueError(f"init_warmup_offset ({config.init_warmup_offset}) must not exceed warmup ({config.warmup})")
-    if config.init_clean and config.initializer != "cooperative": raise ValueError(f"init_clean ({config.init_clean}) is for initializer 'cooperative', not '{config.initializer}'; set it to 0")
-    for name in ("level_weights", "level_langevin"):
-        v = getattr(config, name)
-        if v and (len(v) != config.n_levels or min(v) < 0): raise ValueError(f"{name} is {v}; it must be empty or hold n_levels = {config.n_levels} numbers of at least 0")
+    v = config.level_weights
+    if v and (len(v) != config.n_levels or min(v) < 0): raise ValueError(f"level_weights is {v}; it must be empty or hold n_levels = {config.n_levels} numbers of at least 0")
+    if config.warm_start and not config.ebm_lr: raise ValueError("warm_start teaches the energy, but ebm_lr is 0; set warm_start to 0")
     if config.level_weights and not sum(config.level_weights): raise ValueError(f"level_weights is {config.level_weights}; it must not be all 0")
     return config
 
@@ -161,10 +161,11 @@ def build_model(config: Config, # settings
             raise ValueError(f"{part}_channel_mult {mult} with patch {c.patch} halves {shape[1]} pixels too often; choose fewer factors or a smaller patch")
     for mult in c.init_channel_mult if images and c.initializer != "absent" else ():
         if (c.init_channels * mult) % c.init_groups: raise ValueError(f"init_groups {c.init_groups} must divide init_channels × mult = {c.init_channels * mult}")
-    schedule = dict(n_levels=c.n_levels, logsnr_max=c.logsnr_max, logsnr_min=c.logsnr_min, step_size=c.step_size, step_b2=c.step_b2, step_c=c.step_c, step_r=c.step_r,
+    schedule = dict(n_levels=c.n_levels, logsnr_max=c.logsnr_max, logsnr_min=c.logsnr_min, step_size=c.step_size, step_b2=c.step_b2, step_r=c.step_r,
                     energy_scale=c.energy_scale, noise_schedule=c.noise_schedule, init_noise=c.init_noise)
     ebm = dict(channels=c.ebm_channels, channel_mult=list(c.ebm_channel_mult), n_blocks=c.ebm_n_blocks, act=c.ebm_act, conditioning=c.ebm_conditioning, spectral=c.ebm_spectral)
     init = dict(channels=c.init_channels, n_blocks=c.init_n_blocks)
     for part in (ebm, init): part.update(patch=c.patch) if images else part.update(input_scale=c.input_scale, fourier=c.fourier)
     if images: init.update(channel_mult=list(c.init_channel_mult), attention=list(c.init_attention), dropout=c.init_dropout, groups=c.init_groups)
-    return CDRL(shape, n_class if c.conditional else 0, list(c.level_langevin) or c.n_langevin, schedule, ebm, None if c.initializer == "absent" else init, c.metropolis)
+    base = dict(rank=min(c.base_rank, math.prod(shape))) if c.ebm_base == "gaussian" else None
+    return CDRL(shape, n_class if c.conditional else 0, c.n_langevin, schedule, ebm, None if c.initializer == "absent" else init, c.metropolis, base)

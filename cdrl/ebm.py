@@ -15,7 +15,6 @@ from .layers import Embedding, EnergyBlock, PointFeatures, affine, layer, spectr
 # %% ../nbs/03_ebm.ipynb #769a4a80
 class EBM(nn.Module):
     "Unnormalised log-density up to scale, f(y, λ, label) `[B]` (paper, appendix A.1). High is likely."
-    compiled = None # `body` after `compile_chains`
     graphs = None # recorded gradients after `record_chains`
     def _apply(self, *args, **kwargs): # moved, or of another precision: recordings are of what was before
         if self.graphs: self.graphs.clear()
@@ -94,8 +93,7 @@ def fix(self: EBM, logsnr: Tensor, label: Tensor|int|None=None, level: Tensor|No
     cond, weights = self.condition(logsnr, label, level), [cast(w) for w in self.weights()]
     cond = [cast(c) for c in cond[:-1]] + cond[-1:]
     if self.graphs is not None and not self.training and self.head.weight.is_cuda: return RecordedEnergy(self, cond, weights)
-    body = self.compiled if self.compiled and not self.training else self.body
-    return lambda y: body(y, cond, weights)
+    return lambda y: self.body(y, cond, weights)
 
 # %% ../nbs/03_ebm.ipynb #e8e65835
 def value_and_grad(f, # callable y → [B]
@@ -108,13 +106,6 @@ def value_and_grad(f, # callable y → [B]
         value = f(y)
         grad, = torch.autograd.grad(value.sum(), y)
     return value.detach(), grad
-
-# %% ../nbs/03_ebm.ipynb #1f6fca08
-@patch
-def compile_chains(self: EBM, **options # of `torch.compile`
-                  ) -> None:
-    "From now on, chains (evaluation mode) run `body` through `torch.compile`: the same numbers up to rounding, pointwise operations fused. Needs a C++ compiler on the CPU."
-    self.compiled = torch.compile(self.body, dynamic=False, **options)
 
 # %% ../nbs/03_ebm.ipynb #541690ce
 def tensors_of(tree) -> list: # in order

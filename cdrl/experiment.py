@@ -279,13 +279,12 @@ def count_costs(config, # `Config`
     def guess(B=1): return model.initializer(many(B)[0], s.logsnr[1:], None, many(B)[1]).square().sum()
     per_image = lambda f: kept_bytes(lambda: f(3)) - kept_bytes(lambda: f(2))             # the difference: weights are kept once
     init_pass, init_step = (count_flops(guess), count_flops(lambda: guess().backward()) if c.initializer in ("cooperative", "clean") else count_flops(guess)) if model.initializer else (0, 0)
-    K = [k + c.metropolis for k in c.level_langevin or [c.n_langevin] * c.n_levels]        # a corrected chain also evaluates its start
-    weights = list(c.level_weights) or [1] * c.n_levels
-    langevin = gradient * sum(k * w for k, w in zip(K, weights)) / sum(weights)
+    langevin = gradient * (c.n_langevin + bool(c.metropolis and c.n_langevin))             # a corrected chain also evaluates its start
+    evaluations = model.evaluations()
     step = langevin + init_step + count_flops(lambda: energy().backward())
     trained = size(model.ebm) + (size(model.initializer) if c.initializer in ("cooperative", "clean") else 0)
-    return dict(ebm_parameters=size(model.ebm), init_parameters=size(model.initializer), langevin_flops=langevin, step_flops=step, sample_flops=(sum(K) + 1) * gradient + c.n_levels * init_pass,
-                run_flops=step * c.batch_size * c.steps, evaluations=sum(K) + 1 + c.n_levels * bool(model.initializer), batch_size=c.batch_size, steps=c.steps,
+    return dict(ebm_parameters=size(model.ebm), init_parameters=size(model.initializer), langevin_flops=langevin, step_flops=step, sample_flops=(evaluations - c.n_levels * bool(model.initializer)) * gradient + c.n_levels * init_pass,
+                run_flops=step * c.batch_size * c.steps, evaluations=evaluations, batch_size=c.batch_size, steps=c.steps,
                 state_bytes=20 * trained, pass_bytes=max(per_image(energy), per_image(guess) if model.initializer else 0))
 
 # %% ../nbs/13_experiment.ipynb #3f0d824d

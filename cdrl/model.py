@@ -17,13 +17,14 @@ from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 from .schedule import Schedule, bcast
 from .layers import frozen
+from .gaussian import GaussianBase
 from .ebm import EBM, value_and_grad
 from .initializer import PointInitializer, UNet, draw_initial
 from .sampler import progressive_sample, tweedie
 
 # %% ../nbs/07_model.ipynb #2e904705
 class CDRL(nn.Module):
-    "Cooperative diffusion recovery likelihood: `schedule`, `ebm` (f) and `initializer` (g; None: DRL). Built from plain, JSON-able arguments."
+    "Cooperative diffusion recovery likelihood: `schedule`, `ebm` (f), `initializer` (g; None: DRL) and perhaps the energy's Gaussian `base`. Built from plain, JSON-able arguments."
     def __init__(self, shape: tuple, # of one sample: (C, H, W), or (D,) for points
                  n_class: int=0, # 0: unconditional
                  n_langevin: int|list=15, # K used in training and by default in sampling; a list: one K a level [T]
@@ -31,17 +32,43 @@ class CDRL(nn.Module):
                  ebm: dict|None=None, # arguments of `EBM`
                  initializer: dict|None={}, # arguments of `UNet` or `PointInitializer`; None: no initializer
                  metropolis: bool=False, # Metropolis-corrected chains, in training and by default in sampling (ours)
+                 base: dict|None=None, # arguments of `GaussianBase` (ours); None: no base (paper)
                 ):
         super().__init__()
         self.shape, self.n_class, self.n_langevin, self.metropolis = tuple(shape), n_class, n_langevin, metropolis
-        self.config = dict(shape=list(shape), n_class=n_class, n_langevin=n_langevin, schedule=schedule or {}, ebm=ebm or {}, initializer=initializer, metropolis=metropolis)
+        self.config = dict(shape=list(shape), n_class=n_class, n_langevin=n_langevin, schedule=schedule or {}, ebm=ebm or {}, initializer=initializer, metropolis=metropolis, base=base)
         network = UNet if len(shape) == 3 else PointInitializer
         self.schedule = Schedule(**(schedule or {}))
         self.ebm = EBM(shape, n_class, **(ebm or {}))
         self.initializer = None if initializer is None else network(shape, n_class, **initializer)
+        self.base = None if base is None else GaussianBase(shape, **base)
         if len(shape) == 3: self.to(memory_format=torch.channels_last)      # the faster layout for convolutions, on CPU and GPU
     @property
     def device(self): return self.ebm.head.weight.device
+
+# %% ../nbs/07_model.ipynb #c2944a8a
+@patch(as_prop=True)
+def width(self: CDRL) -> Tensor: # [T]
+    "Standard deviation w_t of a pixel of y at every level, by the base."
+    return self.schedule.alpha * self.base.width(self.schedule)[:-1]
+
+@patch
+def scaled(self: CDRL, y: Tensor, # [B, …]
+           t: Tensor # [B] long
+          ) -> Tensor: # like y
+    "What the energy's network sees: y / w_t if there is a base, else y."
+    return y if self.base is None else y / bcast(self.width[t], y)
+
+# %% ../nbs/07_model.ipynb #e51545fe
+@patch
+def log_density_at(self: CDRL, t: Tensor, # [B] long, level of y
+                   label: Tensor|int|None=None # [B] in -1 … n_class-1
+                  ): # callable y [B, …] → F(y; t) [B], with gradients
+    "F as a function of y alone (notebook 02a, eq. 1)."
+    e, f = self.schedule.energy_scale[t], self.ebm.fix(self.schedule.logsnr[:-1], label, t)
+    if self.base is None: return lambda y: e * f(y)
+    base = self.base.fix(self.schedule, t)
+    return lambda y: base(y)[0] + e * f(self.scaled(y, t))
 
 # %% ../nbs/07_model.ipynb #b5362c54
 @patch
@@ -57,9 +84,14 @@ def target(self: CDRL, t: Tensor, # [B] long, level of y
         if guidance:
             free = self.ebm.fix(lam, None, t, dtype)
             f = lambda y: (1 + guidance) * cond(y) - guidance * free(y)
+        base = self.base and self.base.fix(self.schedule, t)
+        slope = e if base is None else e / self.width[t]
     def F(y):
-        value, grad = value_and_grad(f, y)
-        return e * value, grad.mul_(bcast(e, y))
+        value, grad = value_and_grad(f, self.scaled(y, t))
+        value, grad = e * value, grad.mul_(bcast(slope, y))
+        if base is None: return value, grad
+        base_value, base_score = base(y)
+        return value + base_value, grad + base_score
     return F
 
 # %% ../nbs/07_model.ipynb #34a11868
@@ -74,12 +106,14 @@ def score(self: CDRL, t: Tensor, label: Tensor|int|None=None, guidance: float=0.
 @patch
 def initial_mean(self: CDRL, x_next: Tensor, # [B, …] x_{t+1}
                  t: Tensor, # [B] long, level of y_t
-                 label: Tensor|int|None=None, guidance: float=0.0 # as in `score`
+                 label: Tensor|int|None=None, guidance: float=0.0, # as in `score`
+                 network=None # the initializer, perhaps wrapped for several devices; None: it
                 ) -> Tensor: # g(x_{t+1}; t), like x_next
     "The initializer's mean, guided by eq. (1). The network is told λ_{t+1}, the level of its input."
-    lam = self.schedule.logsnr[1:]
-    mean = self.initializer(x_next, lam, label, t)
-    return mean if not guidance else (1 + guidance) * mean - guidance * self.initializer(x_next, lam, None, t)
+    network, lam = network or self.initializer, self.schedule.logsnr[1:]
+    width = None if self.base is None else bcast(self.base.width(self.schedule)[t + 1], x_next)
+    g = lambda c: network(x_next, lam, c, t) if width is None else width * network(x_next / width, lam, c, t)
+    return g(label) if not guidance else (1 + guidance) * g(label) - guidance * g(None)
 
 # %% ../nbs/07_model.ipynb #451a5a5e
 @patch
@@ -100,8 +134,7 @@ def log_density(self: CDRL, x: Tensor, # [B, …] in [-1, 1], taken as samples o
     if not 0 <= level < self.schedule.n_levels: raise ValueError(f"level must be in 0 … {self.schedule.n_levels - 1}, got {level}")
     if tuple(x.shape[1:]) != self.shape: raise ValueError(f"samples have shape {tuple(x.shape[1:])}; this model's are {self.shape}")
     t = torch.full((len(x),), level, device=self.device)
-    with frozen(self.ebm):
-        return self.schedule.energy_scale[t] * self.ebm(self.schedule.alpha[level] * x.to(self.device), self.schedule.logsnr[t], label)
+    with frozen(self.ebm): return self.log_density_at(t, label)(self.schedule.alpha[level] * x.to(self.device))
 
 # %% ../nbs/07_model.ipynb #3642480a
 @patch

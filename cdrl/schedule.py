@@ -59,14 +59,13 @@ class Schedule(nn.Module):
                  logsnr_min: float=-5.1, # λ_T (paper)
                  step_size: str="paper", # rule for s_t: "paper" or "posterior"
                  step_b2: float=4e-4, # b² of the paper's rule
-                 step_c: str="sigma_bar", # c_t of the paper's rule: "sigma_bar" or "constant"
                  step_r: float=0.5, # r of the posterior rule
                  energy_scale: str="langevin", # F = f/s_t² ("langevin", paper) or f/(α_{t+1} σ̄_t) ("noise")
                  noise_schedule: str="cosine", # how λ falls from λ_0 to λ_T: a key of NOISE_SCHEDULES
                  init_noise: bool=True, # the initializer draws with width σ̃ (paper); False: it gives its mean
                 ):
         super().__init__()
-        check_schedule_options(n_levels, logsnr_max, logsnr_min, step_size, step_c, energy_scale, noise_schedule)
+        check_schedule_options(n_levels, logsnr_max, logsnr_min, step_size, energy_scale, noise_schedule)
         self.n_levels, T = n_levels, n_levels
         lam = NOISE_SCHEDULES[noise_schedule](torch.arange(T + 1, dtype=torch.float64) / T, logsnr_max, logsnr_min)
         alpha_bar, sigma_bar = lam.sigmoid().sqrt(), (-lam).sigmoid().sqrt()
@@ -76,8 +75,7 @@ class Schedule(nn.Module):
         tether = sigma ** -2
         tether[-1] = 0.0                                           # … and no tether to x_T
         sigma_tilde = alpha * sigma * sigma_bar[:-1] / sigma_bar[1:]   # eq. (2)
-        c = sigma_bar[:-1] / sigma_bar[0] if step_c == "sigma_bar" else torch.ones_like(sigma)
-        s = (step_b2 * c).sqrt() * sigma if step_size == "paper" else step_r * sigma_tilde
+        s = (step_b2 * sigma_bar[:-1] / sigma_bar[0]).sqrt() * sigma if step_size == "paper" else step_r * sigma_tilde
         langevin = energy_scale == "langevin"
         scale = s ** -2 if langevin else 1 / (alpha * sigma_bar[:-1])
         weight = sigma[0] / sigma if langevin else torch.ones_like(sigma)
@@ -86,12 +84,11 @@ class Schedule(nn.Module):
             self.register_buffer(name, value.float(), persistent=False)
 
 # %% ../nbs/00_schedule.ipynb #6bead3be
-def check_schedule_options(n_levels, logsnr_max, logsnr_min, step_size, step_c, energy_scale, noise_schedule="cosine"):
+def check_schedule_options(n_levels, logsnr_max, logsnr_min, step_size, energy_scale, noise_schedule="cosine"):
     "Raise `ValueError` naming the value and what is allowed."
     if not (isinstance(n_levels, int) and n_levels >= 1): raise ValueError(f"n_levels is {n_levels!r}; it must be an integer of at least 1")
     if not logsnr_max > logsnr_min: raise ValueError(f"logsnr_max ({logsnr_max}) must be larger than logsnr_min ({logsnr_min})")
-    for name, value, allowed in [("step_size", step_size, ("paper", "posterior")), ("step_c", step_c, ("sigma_bar", "constant")),
-                                 ("energy_scale", energy_scale, ("langevin", "noise")), ("noise_schedule", noise_schedule, NOISE_SCHEDULES)]:
+    for name, value, allowed in [("step_size", step_size, ("paper", "posterior")), ("energy_scale", energy_scale, ("langevin", "noise")), ("noise_schedule", noise_schedule, NOISE_SCHEDULES)]:
         if value not in allowed: raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(allowed)}")
 
 # %% ../nbs/00_schedule.ipynb #c91ca625
@@ -110,13 +107,8 @@ def diffuse(x0: Tensor, # [B, …] data in [-1, 1]
 # %% ../nbs/00_schedule.ipynb #1e5546bd
 class RowGenerator:
     "Random numbers for some rows of a joint batch: drawn for all `total` rows, in the joint order, and cut to `rows`."
-    def __init__(self, generator: torch.Generator, rows: slice|Tensor, total: int):
+    def __init__(self, generator: torch.Generator, rows: slice, total: int):
         self.generator, self.rows, self.total = generator, rows, total
-    def of(self, rows: Tensor # long, places within these rows
-          ) -> "RowGenerator":
-        "The same source for fewer rows."
-        index = torch.arange(self.total, device=rows.device)[self.rows]
-        return RowGenerator(self.generator, index[rows], self.total)
 
 # %% ../nbs/00_schedule.ipynb #a9c37dee
 def randn(like: Tensor, # [B, …]

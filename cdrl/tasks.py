@@ -50,11 +50,11 @@ def composed_target(model: CDRL, t: Tensor, # [B] level
                    ): # callable y [B, …] → (F [B], ∇F like y)
     "What chains of a composition sample from; all labels are evaluated in one pass."
     labels = torch.cat([torch.full_like(labels[:1], -1), labels]) if rule == "and" or guidance else labels
-    M, B, e = len(labels), len(t), model.schedule.energy_scale[t]
-    with torch.no_grad(): f = model.ebm.fix(model.schedule.logsnr[:-1], labels.flatten(), t.repeat(M))
+    M, B = len(labels), len(t)
+    with torch.no_grad(): log_density = model.log_density_at(t.repeat(M), labels.flatten())
     guided = lambda F: F[0] + (1 + guidance) * (F[1:] - F[0]) if guidance else F
     combine = product if rule == "and" else lambda F, weights: mixture(guided(F), weights)
-    return lambda y: value_and_grad(lambda y: combine(e * f(y.repeat(M, *[1] * (y.dim() - 1))).reshape(M, B), weights), y)
+    return lambda y: value_and_grad(lambda y: combine(log_density(y.repeat(M, *[1] * (y.dim() - 1))).reshape(M, B), weights), y)
 
 # %% ../nbs/11_tasks.ipynb #9d35a535
 def composed_mean(model: CDRL, x_next: Tensor, t: Tensor, labels: Tensor, weights: Tensor, rule: str="and", # as in `composed_target`
@@ -123,8 +123,8 @@ def level_evidence(model: CDRL, x: Tensor, # [B, …] samples of level t
     "F(α x; t) under each concept minus F without class."
     labels = torch.cat([torch.full_like(labels[:1], -1), labels])
     M, B, s = len(labels), len(x), model.schedule
-    f = model.ebm.fix(s.logsnr[:-1], labels.flatten(), torch.full((M * B,), t, device=x.device))
-    F = s.energy_scale[t] * f((s.alpha[t] * x).repeat(M, *[1] * (x.dim() - 1))).reshape(M, B)
+    log_density = model.log_density_at(torch.full((M * B,), t, device=x.device), labels.flatten())
+    F = log_density((s.alpha[t] * x).repeat(M, *[1] * (x.dim() - 1))).reshape(M, B)
     return F[1:] - F[0]
 
 # %% ../nbs/11_tasks.ipynb #2d4e9061
@@ -248,7 +248,6 @@ def most_typical(completions: Tensor # [S, N, …]: S completions of each image
     "Of several completions of each image the one with the least mean squared distance to the others: minimum Bayes risk (Kumar and Byrne 2004), where a draw from the model is wanted that is also a good guess."
     nearest = (completions - completions.mean(0)).flatten(2).square().sum(2).argmin(0)                # least distance to their mean is least distance to one another
     return completions[nearest, torch.arange(completions.shape[1], device=completions.device)]
-
 
 # %% ../nbs/11_tasks.ipynb #104e31c3
 def inpainting_masks(shape: tuple, # (C, H, W)

@@ -107,13 +107,13 @@ def test_training_time_is_that_of_the_work_and_not_of_its_launch():
     assert 0.7 < (trainer.train_seconds - before) / (start.elapsed_time(end) / 1000) <= 1.05
 
 
-@pytest.mark.parametrize("settings", [dict(precision="auto"), dict(accumulate=2), dict(metropolis=True), dict(level_langevin=[1, 2, 3, 3, 3, 3]), dict(conditional=True), dict(initializer="absent"), dict(initializer="clean")])
+@pytest.mark.parametrize("settings", [dict(precision="auto"), dict(accumulate=2), dict(metropolis=True), dict(ebm_base="gaussian", warm_start=0.5), dict(conditional=True), dict(initializer="absent"), dict(initializer="clean")])
 def test_each_way_to_train_learns_and_samples(settings):
     trainer = digits(**settings)
     history = trainer.fit()
-    assert len(trainer.model.ebm.graphs or {}) == ("level_langevin" not in settings)                   # one recording, where batches have one shape
+    assert len(trainer.model.ebm.graphs or {}) == 1                                                  # batches have one shape
     assert trainer.precision == ("bf16" if "precision" in settings else "fp32") and trainer.step == 40
-    assert all(torch.isfinite(torch.tensor(r["ebm_loss"])) for r in history)
+    assert all(torch.isfinite(torch.tensor(r.get("ebm_loss", r.get("score_loss")))) for r in history)
     label = torch.arange(12) % 10 if settings.get("conditional") else None
     x = trainer.averaged.sample(12, label, guidance=0.5 if label is not None else 0.0, seed=1, batch_size=5)
     assert x.is_cuda and x.shape == (12, 1, 8, 8) and x.isfinite().all() and x.std() > 0.05
@@ -134,16 +134,3 @@ def test_a_model_trained_on_the_gpu_samples_on_the_processor(tmp_path):
     assert here.sample(4, seed=0).shape == (4, 1, 8, 8) and torch.equal(there.sample(4, seed=0), there.sample(4, seed=0))
     x = torch.rand(5, 1, 8, 8) * 2 - 1
     assert relative(there.log_density(x), here.log_density(x)) < 1e-2
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("c++") and not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
-def test_compiled_chains_are_the_plain_ones(monkeypatch):
-    without_tf32(monkeypatch)
-    torch.manual_seed(0)
-    model = build_model(get_config("digits"), (1, 8, 8), 0).cuda().eval()
-    y, t = torch.randn(32, 1, 8, 8, device="cuda"), torch.randint(6, (32,), device="cuda")
-    with frozen(model.ebm):
-        plain = model.target(t)(y)
-        model.ebm.compile_chains()
-        for a, b in zip(model.target(t)(y), plain): assert relative(a, b) < 1e-3

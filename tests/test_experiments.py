@@ -79,7 +79,7 @@ def test_classifier(notebook):
 
 
 def test_benchmark(notebook):
-    run = notebook("benchmark", presets=["checkerboard"], compiled=[], curve_preset="checkerboard", repeats=2) / "benchmark"
+    run = notebook("benchmark", presets=["checkerboard"], curve_preset="checkerboard", repeats=2) / "benchmark"
     metrics = json.loads((run / "metrics.json").read_text())
     assert all(row["gradient_double"] < 1e-10 and row["gradient"] < 1e-4 and row["chain"] < 1e-4 for row in metrics["relative_error"])         # the plain reading's numbers
     assert {(s["what"], s["precision"]) for s in metrics["speed"]} == {(w, p) for w in ("chain", "training step") for p in ("fp32", "bf16")}
