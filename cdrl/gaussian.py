@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from fastcore.basics import patch
-from .schedule import Schedule, bcast
+from .schedule import Schedule
 
 # %% ../nbs/02a_gaussian.ipynb #1c012537
 class GaussianBase(nn.Module):
@@ -99,4 +99,5 @@ def fit(self: GaussianBase, batches # list of [n_i, …]: the training data, or 
     else: mean, V, variances, total = leading_components(torch.cat([b.flatten(1) for b in batches]), R)
     rest = (total - variances.sum()).clamp_min(0) / max(D - R, 1)
     for name, value in dict(mean=mean, components=V, variances=variances, rest=rest).items(): getattr(self, name).copy_(value)
-    for buffer in self.buffers() if dist.is_initialized() else (): dist.broadcast(buffer, 0)
+    if dist.is_initialized():
+        for buffer in self.buffers(): dist.broadcast(buffer, 0)
