@@ -2,7 +2,11 @@
 
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '/cdrl', 'doc_host': '', 'git_url': 'https://github.com/cdrl/cdrl', 'lib_path': 'cdrl'},
   'syms': { 'cdrl.config': { 'cdrl.config.Config': ('config.html#config', 'cdrl/config.py'),
+                             'cdrl.config.Config.__post_init__': ('config.html#config.__post_init__', 'cdrl/config.py'),
+                             'cdrl.config.as_number': ('config.html#as_number', 'cdrl/config.py'),
                              'cdrl.config.build_model': ('config.html#build_model', 'cdrl/config.py'),
+                             'cdrl.config.check_list': ('config.html#check_list', 'cdrl/config.py'),
+                             'cdrl.config.check_together': ('config.html#check_together', 'cdrl/config.py'),
                              'cdrl.config.check_value': ('config.html#check_value', 'cdrl/config.py'),
                              'cdrl.config.get_config': ('config.html#get_config', 'cdrl/config.py')},
             'cdrl.data': { 'cdrl.data.ArrayUnpickler': ('data.html#arrayunpickler', 'cdrl/data.py'),

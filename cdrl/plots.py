@@ -70,21 +70,23 @@ def class_rows(samples: Tensor, labels: Tensor, # [N, …], and [N] long: what w
     rows = {name: samples[labels == c][:n] for c, name in enumerate(classes)}
     return dict([(name, x) for name, x in rows.items() if len(x) >= n_min][:n_rows])
 
-
 # %% ../nbs/12_plots.ipynb #9a8e5153
 def plot_history(history: list, # rows of `Trainer.history`
                  smooth: int=5 # rows averaged for the line
                 ) -> Figure:
-    "Energy gap, both losses and gradient norms against the iteration; the raw values in grey."
+    "Energy gap, losses and gradient norms against the iteration; the raw values in grey. A dashed line marks the end of a warm start."
     h = pd.DataFrame(history)
-    panels = [("energy_gap", "energy gap  $f(y^+) - f(y^-)$"), ("ebm_loss", "energy's loss"), ("init_loss", "initializer's loss"), ("ebm_grad", "gradient norm of the energy")]
+    panels = [("score_loss", "loss of score matching"), ("energy_gap", "energy gap  $f(y^+) - f(y^-)$"), ("ebm_loss", "energy's loss"), ("init_loss", "initializer's loss"),
+              ("ebm_grad", "gradient norm of the energy")]
     panels = [(k, title) for k, title in panels if k in h]
+    border = h.step[h.score_loss.last_valid_index()] if "score_loss" in h and "energy_gap" in h else None
     fig, axs = plt.subplots(1, len(panels), figsize=(2.9 * len(panels), 2.4), squeeze=False)
     for ax, (k, title) in zip(axs[0], panels):
         ax.plot(h.step, h[k], color="0.8", lw=0.8); ax.plot(h.step, h[k].rolling(smooth, 1, center=True).mean(), lw=1.4)
         ax.set_title(title, fontsize=9); ax.set_xlabel("iteration")
         if k in ("energy_gap", "ebm_loss"): ax.axhline(0, color="k", lw=0.5)
-        if k in ("init_loss", "ebm_grad"): ax.set_yscale("log")
+        if k in ("score_loss", "init_loss", "ebm_grad"): ax.set_yscale("log")
+        if border: ax.axvline(border, color="k", lw=0.8, ls="--")
     fig.tight_layout(pad=0.4)
     return fig
 
