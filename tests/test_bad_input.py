@@ -150,6 +150,9 @@ def test_celeba_image_without_attributes(tmp_path):
     MAKERS["celeba64"](tmp_path)
     (tmp_path / "celeba/list_eval_partition.txt").write_text("000001.jpg 0\n999999.jpg 0\n")
     with pytest.raises(ValueError, match="list_eval_partition.txt .*1 images have no attributes.* the first is 999999.jpg"): load_dataset("celeba64", root=tmp_path)
+    attributes = tmp_path / "celeba/list_attr_celeba.txt"
+    attributes.write_text("\n".join(attributes.read_text().splitlines()[:22]) + "\n")
+    with pytest.raises(ValueError, match="list_attr_celeba.txt .*20 rows instead of 60"): load_dataset("celeba64", root=tmp_path)
 
 
 def pictures(root, n=12):
