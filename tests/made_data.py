@@ -1,6 +1,9 @@
 """Small files in the true format of each dataset, made of noise."""
+import io
+import json
 import pickle
 import struct
+import tarfile
 
 import numpy as np
 from PIL import Image
@@ -58,6 +61,16 @@ def make_celeba(root, n=60):
     rows = [f"{f}  " + " ".join(str(v) for v in RNG.choice([-1, 1], 40)) for f in names]
     (folder / "list_attr_celeba.txt").write_text("\n".join([str(n), " ".join(attributes), *rows]) + "\n")
     (folder / "list_eval_partition.txt").write_text("".join(f"{f} {0 if i < n * 2 // 3 else 2}\n" for i, f in enumerate(names)))
+
+
+def make_emoji(root):
+    root.mkdir(parents=True, exist_ok=True)
+    kinds = ["Smileys & Emotion", "Component"] * 10
+    entries = [dict(category=c, sheet_x=i, sheet_y=0, has_img_google=True) for i, c in enumerate(kinds)]
+    sheet = io.BytesIO(); Image.fromarray(pixels(34, 34 * len(kinds), 4), "RGBA").save(sheet, "PNG")
+    with tarfile.open(root / "emoji-datasource-google-16.0.0.tgz", "w:gz") as t:
+        for name, data in (("package/emoji.json", json.dumps(entries).encode()), ("package/img/google/sheets/32.png", sheet.getvalue())):
+            info = tarfile.TarInfo(name); info.size = len(data); t.addfile(info, io.BytesIO(data))
 
 
 MAKERS = dict(mnist=make_mnist, fashion_mnist=lambda root: make_mnist(root, "FashionMNIST"), cifar10=make_cifar10, cifar100=make_cifar100, svhn=make_svhn, imagenet32=make_imagenet32, celeba64=make_celeba)

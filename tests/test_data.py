@@ -1,12 +1,18 @@
 """Every loader on files in its set's true format; conversion of an ImageNet-sized set in little memory."""
 import json
+import pickle
+import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from cdrl.data import BatchStream, load_dataset
+from cdrl.data import BatchStream, as_rgb, fingerprint_difference, load_dataset, read_pickle, resolve_dataset
 from made_data import MAKERS, make_imagenet32
 
 EXPECTED = {  # images in the training set, shape, classes
@@ -62,3 +68,175 @@ def test_100_000_images_in_less_than_a_gigabyte(tmp_path):
     r = json.loads(subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], capture_output=True, text=True, check=True).stdout)
     print(r)
     assert r["n"] == 100_000 and r["peak_mb"] < 1024
+
+
+PICKLES = sorted((Path(__file__).parent / "pickles").glob("*.pkl"))
+
+
+@pytest.mark.parametrize("path", PICKLES, ids=lambda p: p.stem)
+def test_pickles_of_every_python_and_numpy(path):
+    batch = read_pickle(path)
+    assert batch["data"].dtype == np.uint8 and batch["data"].tolist() == batch["fortran"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert batch["labels"] == [3, 7] and batch["fine"].tolist() == [3, 300] and batch["mean"].tolist() == [0.5, 2.0] and batch["filenames"] == ["a.png", "b.png"]
+
+
+def test_pickles_are_there(): assert len(PICKLES) == 13
+
+
+POINTERS = b"A" * 8                                                                        # an array of objects would follow them
+
+
+def named(module, name): return f"c{module}\n{name}\n".encode()                            # GLOBAL
+def plain(value): return pickle.dumps(value, 3)[2:-1]                                      # without its head and its end
+def dtype_of(code): return named("numpy", "dtype") + plain((code, False, True)) + b"R"
+
+
+def frombuffer(dtype, data=POINTERS): return named("numpy.core.numeric", "_frombuffer") + b"(" + plain(data) + dtype + plain((1,)) + plain("C") + b"tR"
+
+
+def state(dtype, data=POINTERS): return b"(K\x01" + plain((1,)) + dtype + b"\x89" + plain(data) + b"tb"
+
+
+NDARRAY = named("numpy", "ndarray")
+BLANK = named("numpy.core.multiarray", "_reconstruct") + b"(" + NDARRAY + plain((0,)) + plain(b"b") + b"tR"
+FIELDS = b"(K\x03" + plain("|") + b"N" + plain(("a",)) + b"}" + plain("a") + dtype_of("O") + b"K\x00\x86s" + b"K\x08K\x01K\x3ft"      # {a: (object, 0)}
+U8_FIELDS = b"(K\x03" + plain("|") + b"N" + plain(("a",)) + b"}" + plain("a") + dtype_of("u8") + b"K\x00\x86s" + b"K\x08K\x01K\x3ft"
+DEEP = b"\x85" * 1_000_000                                                                 # a tuple in a tuple in …
+ATTACKS = {  # what the file does: (its instructions, the words of the refusal)
+    "array over pointers": (NDARRAY + plain(((1,), "O", POINTERS)) + b"R", "not callable"),
+    "the same by NEWOBJ": (NDARRAY + plain(((1,), "O", POINTERS)) + b"\x81", "instruction 129"),
+    "the same by NEWOBJ_EX": (NDARRAY + plain(((1,), "O", POINTERS)) + b"}\x92", "instruction 146"),
+    "buffer of objects": (frombuffer(dtype_of("O")), "dtype 'O' is not allowed"),
+    "buffer of fields": (frombuffer(named("numpy", "dtype") + plain(([("a", "O")],)) + b"R"), "is not allowed"),
+    "buffer of text": (frombuffer(dtype_of("U2")), "dtype 'U2' is not allowed"),
+    "buffer without a dtype": (frombuffer(plain("O")), "without a dtype"),
+    "buffer without bytes": (frombuffer(dtype_of("u8"), 1 << 40), "without bytes"),
+    "dtype altered before the array": (frombuffer(dtype_of("V8") + FIELDS + b"b"), "dtype 'V8' is not allowed"),
+    "dtype altered after the array": (b"(" + dtype_of("V8") + b"q\x01" + frombuffer(b"h\x01") + b"h\x01" + FIELDS + b"b0t", "dtype 'V8' is not allowed"),
+    "dtype of numbers altered": (b"(" + dtype_of("u8") + b"q\x01" + frombuffer(b"h\x01") + b"h\x01" + U8_FIELDS + b"b0t", "one with fields"),
+    "state with objects": (BLANK + state(dtype_of("O")), "dtype 'O' is not allowed"),
+    "state with too little": (BLANK + state(dtype_of("u8"), b"abc"), "buffer size must be a multiple"),
+    "state of a function": (named("numpy.core.multiarray", "_reconstruct") + b"}" + plain("x") + plain(1) + b"sb", "but for arrays"),
+    "state of a class": (named("numpy", "dtype") + b"N}" + plain("x") + plain(1) + b"s\x86b", "but for arrays"),
+    "deep key": (b"})" + DEEP + b"K\x01s", "a key that is no string"),
+    "deep key among others": (b"}()" + DEEP + b"K\x01u", "a key that is no string"),
+    "deep key of an old dictionary": (b"()" + DEEP + b"K\x01d", "a key that is no string"),
+    "deep member of a set": (b"\x8f()" + DEEP + b"\x90", "instruction 143"),
+    "a command": (named("posix", "system") + plain(("exit 1",)) + b"R", "posix.system is not allowed"),
+    "a command by INST": (b"(" + plain("exit 1") + b"iposix\nsystem\n", "instruction 105"),
+    "an attribute of a module": (b"\x8c\x05numpy\x8c\x0acore.array\x93", "numpy.core.array is not allowed"),
+    "nothing": (b"", "IndexError"),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_pickle_that_would_crash(tmp_path, attack):
+    instructions, words = ATTACKS[attack]
+    (tmp_path / "data_batch_1").write_bytes(b"\x80\x04" + instructions + b".")
+    with pytest.raises(ValueError, match="data_batch_1 is no data file") as e: read_pickle(tmp_path / "data_batch_1")
+    assert words in str(e.value)
+
+
+def test_pickle_that_would_take_all_memory(tmp_path):
+    huge = named("numpy.core.multiarray", "_reconstruct") + b"(" + NDARRAY + plain((1 << 45,)) + plain(b"b") + b"tR"
+    entries = {"blank array": huge, "memo": b"K\x01r\xff\xff\xff\x7f", "after": b"K\x07"}
+    (tmp_path / "a").write_bytes(b"\x80\x04}(" + b"".join(plain(k) + v for k, v in entries.items()) + b"u.")
+    assert read_pickle(tmp_path / "a") == {"blank array": None, "memo": 1, "after": 7}
+
+
+def copies(root, *paths):
+    """Ten pictures at each path, or one where the path has a suffix."""
+    for i, p in enumerate(paths):
+        for f in ([root / p] if Path(p).suffix else [root / p / f"{k}.png" for k in range(10)]):
+            f.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (4, 4), (10 * i, 0, 0)).save(f, "PNG")
+
+
+def test_folder_follows_links_but_not_in_circles(tmp_path):
+    copies(tmp_path, "elsewhere", "set/dog")
+    (tmp_path / "set/cat").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/again").symlink_to(tmp_path / "set")                            # set/cat/again is set
+    data = load_dataset(f"folder:{tmp_path}/set")
+    assert data.classes == ("cat", "dog") and np.bincount(data.y).tolist() == [9, 9]
+
+
+def test_folder_takes_every_kind_of_picture_and_tells(tmp_path, capsys):
+    kinds = ("png", "jpg", "jpeg", "jfif", "tif", "tiff", "gif", "webp", "bmp", "ppm", "pgm", "tga", "jp2", "ico", "PNG")
+    for k in kinds: Image.new("RGB", (4, 4)).save(tmp_path / f"{k}0.{k}", {"tga": "TGA", "pgm": "PPM"}.get(k))
+    for name in ("labels.csv", "set.h5", "README", ".hidden.png"): (tmp_path / name).touch()
+    assert len(load_dataset(f"folder:{tmp_path}")) + len(load_dataset(f"folder:{tmp_path}", "test")) == len(kinds)
+    assert f"folder:{tmp_path}, train: 14 images (no classes); left out: 1 .csv, 1 .h5, 1 hidden, 1 without a suffix" in capsys.readouterr().out
+
+
+def test_folder_of_splits(tmp_path, capsys):
+    copies(tmp_path, "train/a", "train/b", "val/a", "test/a", "test/b", "extra/a")
+    (tmp_path / "list.txt").touch()
+    assert [len(load_dataset(f"folder:{tmp_path}", s)) for s in ("train", "test")] == [20, 20]
+    assert "train: 20 images (a 10, b 10); left out: 1 .txt, extra/, test/, val/" in capsys.readouterr().out
+    copies(tmp_path / "alone", "Train/a", "Train/b")                                       # no held-out folder: every tenth
+    assert [(len(d), d.classes) for d in (load_dataset(f"folder:{tmp_path}/alone", s) for s in ("train", "test"))] == [(18, ("a", "b")), (2, ("a", "b"))]
+
+
+def test_folder_is_resolved(tmp_path, monkeypatch):
+    copies(tmp_path, "pictures")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert {resolve_dataset(f"folder:{p}") for p in ("pictures", "pictures/", "./x/../pictures", "~/pictures", tmp_path / "pictures")} == {f"folder:{tmp_path}/pictures"}
+    assert [resolve_dataset(n) for n in ("digits", "celeba64:Smiling")] == ["digits", "celeba64:Smiling"]
+    train = load_dataset("folder:pictures")
+    monkeypatch.chdir("/")
+    assert len(load_dataset(train.name, "test")) == 1
+
+
+def test_folder_whose_files_change(tmp_path):
+    copies(tmp_path, "cat", "dog")
+    name = f"folder:{tmp_path}"
+    saved = load_dataset(name).fingerprint()
+    assert fingerprint_difference(saved, load_dataset(name).fingerprint()) == ""
+    Image.new("RGB", (4, 4), (0, 9, 0)).save(tmp_path / "cat/3.png")
+    assert "as many images in the same classes, but other pixels" in fingerprint_difference(saved, load_dataset(name).fingerprint())
+    copies(tmp_path, "eel")
+    assert fingerprint_difference(saved, load_dataset(name).fingerprint()) == "images: 18 before, 27 now; new classes: eel"
+    (tmp_path / "cat").rename(tmp_path / "ape")
+    assert "classes that are gone: cat; new classes: ape, eel" in fingerprint_difference(saved, load_dataset(name).fingerprint())
+
+
+def test_transparent_key_of_16_bit_grey(tmp_path):
+    Image.fromarray(np.array([[515, 40000]], np.uint16)).save(tmp_path / "a.png", transparency=515)
+    with Image.open(tmp_path / "a.png") as im: assert np.asarray(as_rgb(im))[0, :, 0].tolist() == [255, 40000 >> 8]
+
+
+def test_grey_tiff_of_12_bits_and_where_white_is_zero(tmp_path):
+    import struct
+    for bits, inverted, raw, expected in ((12, False, b"\x80\x0f\xff", [0x80, 0xff]), (16, True, struct.pack("<HH", 0x8000, 0xffff), [0x7f, 0])):
+        tags = [(256, 3, 2), (257, 3, 1), (258, 3, bits), (259, 3, 1), (262, 3, 0 if inverted else 1), (273, 4, 8 + 2 + 8 * 12 + 4), (278, 3, 1), (279, 4, len(raw))]
+        directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags) + bytes(4)
+        (tmp_path / "a.tiff").write_bytes(b"II*\x00" + struct.pack("<I", 8) + directory + raw)
+        with Image.open(tmp_path / "a.tiff") as im: assert np.asarray(as_rgb(im))[0, :, 0].tolist() == expected
+
+
+AT_ONCE = """
+import sys, time
+from pathlib import Path
+from cdrl.data import load_dataset
+name, root, me, start = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), time.time()
+(root / f"ready{me}").touch()
+while not (root / f"ready{1 - me}").exists() and time.time() < start + 60: time.sleep(0.001)
+print(load_dataset(name, "train", root).checksum())
+"""
+
+
+@pytest.mark.parametrize("name", ["cifar10", "imagenet32", "celeba64"])
+def test_two_processes_unpack_and_convert_the_same_set(tmp_path, name):
+    MAKERS[name](tmp_path)
+    if name == "cifar10":
+        with tarfile.open(tmp_path / "cifar-10-python.tar.gz", "w:gz") as t: t.add(tmp_path / "cifar-10-batches-py", "cifar-10-batches-py")
+        shutil.rmtree(tmp_path / "cifar-10-batches-py")
+    if name == "celeba64":
+        with zipfile.ZipFile(tmp_path / "celeba/img_align_celeba.zip", "w") as z:
+            for f in sorted((tmp_path / "celeba/img_align_celeba").iterdir()): z.write(f, f"img_align_celeba/{f.name}")
+        shutil.rmtree(tmp_path / "celeba/img_align_celeba")
+    both = [subprocess.Popen([sys.executable, "-c", AT_ONCE, name, str(tmp_path), str(i)], stdout=subprocess.PIPE, text=True) for i in (0, 1)]
+    said = [p.communicate()[0] for p in both]
+    assert [p.returncode for p in both] == [0, 0] and said[0] == said[1] == load_dataset(name, "train", tmp_path).checksum() + "\n"
+    assert [f.name for f in tmp_path.rglob(".*")] == []                                    # nothing temporary is left
