@@ -10,6 +10,7 @@ __all__ = ['SMALL', 'PRESETS', 'SPEED_ONLY', 'RANGES', 'CHOICES', 'Config', 'as_
 import math
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from .data import resolve_dataset
 from .model import CDRL
 
 # %% ../nbs/08_config.ipynb #ffed2b97
@@ -168,7 +169,7 @@ def get_config(preset: str="digits", # a key of PRESETS, celeba64:ATTRIBUTE, col
     if name not in (*PRESETS, "folder"):
         raise ValueError(f"dataset '{preset}' has no preset; choose one of {', '.join(PRESETS)} or folder:PATH")
     kinds = {f.name: type(f.default) for f in fields(Config)}
-    base = dict(PRESETS[name if name in PRESETS else "fashion_mnist"], **({"dataset": preset} if ":" in preset else {}))
+    base = dict(PRESETS[name if name in PRESETS else "fashion_mnist"], **({"dataset": resolve_dataset(preset)} if ":" in preset else {}))
     given = {k: v for k, v in overrides.items() if v is not None}
     for k in given:
         if k not in kinds: raise ValueError(f"setting '{k}' is unknown; did you mean {' or '.join(get_close_matches(k, kinds, 3, 0.4)) or 'one of ' + ', '.join(kinds)}?")

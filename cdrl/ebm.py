@@ -86,10 +86,15 @@ def body(self: EBM, y: Tensor, # [B, …]
 # %% ../nbs/03_ebm.ipynb #9a3ab81b
 @patch
 def fix(self: EBM, logsnr: Tensor, label: Tensor|int|None=None, level: Tensor|None=None, # as in `condition`
-        dtype: torch.dtype|None=None # of the convolutions, e.g. torch.bfloat16; None: of the parameters
+        dtype: torch.dtype|None=None, # of the convolutions, e.g. torch.bfloat16; None: of the parameters
+        constant: bool=False # no gradient to the parameters, whatever is asked of y
        ): # callable y [B, …] → f(y) [B]; after `record_chains`, and in evaluation mode on a GPU, a `RecordedEnergy`
     "f as a function of y alone, with everything else computed once."
-    cast = lambda v: tuple(map(cast, v)) if isinstance(v, tuple) else v if v is None or dtype is None else v.to(dtype)
+    def cast(v):
+        if v is None: return None
+        if isinstance(v, tuple): return tuple(map(cast, v))
+        v = v if dtype is None else v.to(dtype)
+        return v.detach() if constant else v
     cond, weights = self.condition(logsnr, label, level), [cast(w) for w in self.weights()]
     cond = [cast(c) for c in cond[:-1]] + cond[-1:]
     if self.graphs is not None and not self.training and self.head.weight.is_cuda: return RecordedEnergy(self, cond, weights)
@@ -101,8 +106,8 @@ def value_and_grad(f, # callable y → [B]
                   ) -> tuple[Tensor, Tensor]: # f(y) [B] and ∇f(y), both detached
     "Value and gradient of a batch of scalars with respect to the input."
     if hasattr(f, "value_and_grad"): return f.value_and_grad(y)                       # recorded
-    with torch.enable_grad():
-        y = y.detach().requires_grad_(True)
+    with torch.inference_mode(False), torch.enable_grad():
+        y = (y.clone() if y.is_inference() else y.detach()).requires_grad_(True)
         value = f(y)
         grad, = torch.autograd.grad(value.sum(), y)
     return value.detach(), grad

@@ -9,12 +9,12 @@ __all__ = ['GaussianBase', 'moments', 'leading_components']
 import math
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from fastcore.basics import patch
-from .schedule import Schedule
+from .schedule import Fp32Buffers, Schedule
 
 # %% ../nbs/02a_gaussian.ipynb #1c012537
-class GaussianBase(nn.Module):
+class GaussianBase(Fp32Buffers):
     """The best Gaussian model of the data as a log-density of every noise level, eq. (1). Buffers: `mean` [D], `components` [D, R] (orthonormal columns), `variances` [R] along them, `rest` (variance of all other
     directions). Until `fit`, a standard normal."""
     def __init__(self, shape: tuple, # of one sample

@@ -62,7 +62,7 @@ def forward(self: UNet, x: Tensor, # [B, C, H, W] x_{t+1}
            ) -> Tensor: # like x
     "g: down, through the middle, up with skip connections; the result is added to the input."
     emb = self.embedding(logsnr, label, level)
-    h = self.stem(F.pixel_unshuffle(x, self.patch))
+    h = self.stem(F.pixel_unshuffle(x, self.patch).to(self.stem.weight.dtype))
     skips = [h]
     for stage in self.downs:
         for m, following in zip(stage, [*stage[1:], None]):
@@ -98,7 +98,7 @@ class PointInitializer(nn.Module):
                 level: Tensor|None=None # [B] long: sample i has log-SNR logsnr[level[i]]
                ) -> Tensor:
         late = level is not None and not isinstance(label, Tensor)                  # one label for all: conditions once a level
-        emb, h = self.embedding(logsnr, label, None if late else level), self.stem(self.features(x))
+        emb, h = self.embedding(logsnr, label, None if late else level), self.stem(self.features(x).to(self.stem.weight.dtype))
         for block in self.blocks:
             cond = block.condition(emb)
             h = block(h, tuple(v.index_select(0, level) for v in cond) if late else cond)

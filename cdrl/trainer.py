@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from fastcore.basics import patch
-from .data import BatchStream, ImageData, file_sha256, load_dataset
+from .data import BatchStream, ImageData, file_sha256, fingerprint_difference, load_dataset
 from .schedule import RowGenerator, noisy_pair, posterior_mean, rand
 from .layers import frozen
 from .recovery import ebm_loss, initializer_loss
@@ -303,7 +303,7 @@ def fit(self: Trainer, steps: int|None=None, # iterations to do now; None: what 
 def state(self: Trainer) -> dict: # tensors, numbers and strings
     "The whole state of training."
     parts = lambda d: {k: v.state_dict() for k, v in d.items()}
-    state = dict(config=asdict(self.config), precision=self.precision, step=self.step, train_seconds=self.train_seconds, history=self.history, window=self.window, notes=self.notes, recoveries=self.recoveries,
+    state = dict(config=asdict(self.config), data=self.stream.data.fingerprint(), precision=self.precision, step=self.step, train_seconds=self.train_seconds, history=self.history, window=self.window, notes=self.notes, recoveries=self.recoveries,
                  model=self.model.state_dict(), ema=self.ema.state_dict(), optimizers=parts(self.optimizers), schedulers=parts(self.schedulers),
                  generator=self.generator.get_state(), torch_rng=torch.get_rng_state(), data_rng=self.stream.generator.get_state(), stream=self.stream.state_dict())
     if self.device.type == "cuda": state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
@@ -319,6 +319,8 @@ def load_checkpoint(self: Trainer, path: str|Path) -> None:
     now = asdict(self.config)
     differs = [f"{k} was {state['config'].get(k)!r}, is {v!r}" for k, v in now.items() if k not in SPEED_ONLY and state["config"].get(k) != v]
     if differs: raise ValueError(f"checkpoint {path} belongs to other settings: {'; '.join(differs)}. Use the same settings or another run name")
+    changed = fingerprint_difference(state["data"], self.stream.data.fingerprint()) if "data" in state else ""
+    if changed: raise ValueError(f"checkpoint {path} was made with other data: {changed}. Restore the data or use another run name")
     self.precision = state.get("precision", self.precision)             # "auto" was decided where the run began
     self.model.load_state_dict(state["model"]); self.ema.load_state_dict(state["ema"])
     for k, o in self.optimizers.items(): o.load_state_dict(state["optimizers"][k])
