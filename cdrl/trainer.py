@@ -303,7 +303,7 @@ def fit(self: Trainer, steps: int|None=None, # iterations to do now; None: what 
 def state(self: Trainer) -> dict: # tensors, numbers and strings
     "The whole state of training."
     parts = lambda d: {k: v.state_dict() for k, v in d.items()}
-    state = dict(config=asdict(self.config), data=self.stream.data.fingerprint(), precision=self.precision, step=self.step, train_seconds=self.train_seconds, history=self.history, window=self.window, notes=self.notes, recoveries=self.recoveries,
+    state = dict(config=asdict(self.config), device=self.device.type, data=self.stream.data.fingerprint(), precision=self.precision, step=self.step, train_seconds=self.train_seconds, history=self.history, window=self.window, notes=self.notes, recoveries=self.recoveries,
                  model=self.model.state_dict(), ema=self.ema.state_dict(), optimizers=parts(self.optimizers), schedulers=parts(self.schedulers),
                  generator=self.generator.get_state(), torch_rng=torch.get_rng_state(), data_rng=self.stream.generator.get_state(), stream=self.stream.state_dict())
     if self.device.type == "cuda": state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
@@ -326,7 +326,11 @@ def load_checkpoint(self: Trainer, path: str|Path) -> None:
     for k, o in self.optimizers.items(): o.load_state_dict(state["optimizers"][k])
     for k, s in self.schedulers.items(): s.load_state_dict(state["schedulers"][k])
     self.step, self.train_seconds, self.history, self.window, self.notes, self.recoveries = (state[k] for k in ("step", "train_seconds", "history", "window", "notes", "recoveries"))
-    self.generator.set_state(state["generator"]); self.stream.generator.set_state(state["data_rng"]); self.stream.load_state_dict(state["stream"])
+    if state.get("device", self.device.type) == self.device.type: self.generator.set_state(state["generator"])
+    else:
+        self.generator.manual_seed(self.config.seed + 1_000_003 * self.step)
+        print(f"the checkpoint was made on {state['device']}: on {self.device.type} the noise goes on from a seed of its own, {self.generator.initial_seed()}")
+    self.stream.generator.set_state(state["data_rng"]); self.stream.load_state_dict(state["stream"])
     torch.set_rng_state(state["torch_rng"])
     if "cuda_rng" in state and self.device.type == "cuda": torch.cuda.set_rng_state(state["cuda_rng"], self.device)
     if rank(): torch.manual_seed(self.config.seed + 1_000_003 * self.step + rank())        # dropout differs between devices
