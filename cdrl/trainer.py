@@ -46,9 +46,10 @@ def lr_factor(step: int, # iterations done
 # %% ../nbs/09_trainer.ipynb #6faf61a2
 def moment_batches(data, # from `load_dataset`
                    flip: bool, # with mirrored copies
-                   n: int=50_000 # images, or points, at most
+                   most: int=150_000_000 # numbers taken: 600 MB
                   ) -> list: # of [n_i, …] in [-1, 1]
-    "Training data for the moments of the Gaussian base: all of it, or a fixed random choice."
+    "Training data for the moments of the Gaussian base: all of it, or a fixed random choice of at most 100,000 samples."
+    n = min(100_000, most // math.prod(data.shape))
     if not isinstance(data, ImageData): return [data.sample(n, torch.Generator().manual_seed(0))]
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:n]
     batches = [data.batch(part)[0] for part in order.split(4096)]
