@@ -25,7 +25,8 @@ from .parallel import agree, barrier, gather_rows, join_group, rank, world
 from .metrics import INCEPTION_SHA256, InceptionFeatures
 from .model import CDRL
 from .trainer import Trainer
-from .experiment import Progress, Run, commit, is_free, lock_folder, make_evaluator, open_run, other_settings, repo_root, sample_share, spread_labels, write_json
+from .experiment import (Progress, Run, commit, is_free, lock_folder, make_evaluator, open_run, other_settings, repo_root,
+                             sample_share, spread_labels, write_json)
 
 # %% ../nbs/13a_launch.ipynb #6edee39c
 def train_folder(run: Run, trainer: Trainer, evaluate, # from `open_run`, with the run's settings, from `make_evaluator`
@@ -46,11 +47,13 @@ def check_devices(n_devices: int, device: str="cpu", # processes to start; kind:
     there = torch.cuda.device_count() if device == "cuda" else os.cpu_count()
     if not 1 <= n_devices <= there: raise ValueError(f"n_devices is {n_devices}; this machine has {there} ({device})")
     for k, v in shared.items():
-        if v < n_devices: raise ValueError(f"{k} is {v}; {n_devices} devices share them, so there must be at least as many")
+        if v < n_devices:
+            raise ValueError(f"{k} is {v}; {n_devices} devices share them, so there must be at least as many")
 
 # %% ../nbs/13a_launch.ipynb #1b032cb2
 def start_processes(run: Run, n_devices: int, device: str, arguments: list) -> None:
-    "Start `python -m cdrl.launch` once a device by `torchrun`, and show what the processes print. Raises what `check_devices` raises, and `RuntimeError` if they fail."
+    """Start `python -m cdrl.launch` once a device by `torchrun`, and show what the processes print. Raises what
+    `check_devices` raises, and `RuntimeError` if they fail."""
     check_devices(n_devices, device)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_devices), "-m", "cdrl.launch", str(run.folder.resolve()), "--locked", *arguments]
     lines, env = [], {**os.environ, **({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})}
@@ -93,7 +96,8 @@ def draw_features(model: CDRL, evaluate, # `ImageEvaluator`
 def launch_sampling(run: Run, n_devices: int, device: str, # as in `launch`
                     **job # of `sampling_job`
                    ) -> tuple: # as `draw_features`
-    "Draw samples and features with one process a device. What they are told and what they draw goes through a folder of its own inside the run, which is removed."
+    """Draw samples and features with one process a device. What they are told and what they draw goes through a folder
+    of its own inside the run, which is removed."""
     with tempfile.TemporaryDirectory(prefix=".sampling-", dir=run.folder) as d:
         write_json(Path(d) / "job.json", job)
         start_processes(run, n_devices, device, ["--sampling", str(Path(d).resolve())])
@@ -119,33 +123,39 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", help="preset for a new folder")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings that differ from the preset")
     parser.add_argument("--data", type=Path, help="folder of the datasets; default: data/")
-    for name, value in dict(snapshots=10, checkpoint_every=500, n_progress=500, n_reference=10_000, keep=3, log_every=50).items():
+    counts = dict(snapshots=10, checkpoint_every=500, n_progress=500, n_reference=10_000, keep=3, log_every=50)
+    for name, value in counts.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
     parser.add_argument("--locked", action="store_true", help="the folder is locked by the process that starts this one")
-    parser.add_argument("--sampling", type=Path, help="draw samples as job.json in this folder says, instead of training")
+    parser.add_argument("--sampling", type=Path, help="draw samples as job.json in this folder says; no training")
     return parser
 
 # %% ../nbs/13a_launch.ipynb #4e485d87
 def folder_config(folder: Path, preset: str|None, changes: list # --dataset, and NAME=VALUE of --set
                  ) -> tuple: # the config, and whether the folder is still to be made
-    "What to train in a folder: what it is asked for, which must be what its params.yaml says. Raises `ValueError` where they differ, or if there is neither."
+    """What to train in a folder: what it is asked for, which must be what its params.yaml says. Raises `ValueError`
+    where they differ, or if there is neither."""
     if preset is None and changes: raise ValueError("--set changes the settings of a preset; name it with --dataset")
     for s in changes:
         if "=" not in s: raise ValueError(f"--set {s} has no '='; write NAME=VALUE")
-    asked = get_config(preset, **{k: yaml.safe_load(v) for k, v in (s.split("=", 1) for s in changes)}) if preset else None
+    settings = {k: yaml.safe_load(v) for k, v in (s.split("=", 1) for s in changes)}
+    asked = get_config(preset, **settings) if preset else None
     if not (folder / "params.yaml").exists():
         if asked is None: raise ValueError(f"{folder} has no params.yaml; name a preset with --dataset")
         return asked, True
     differs = other_settings(folder, json.loads(json.dumps(asdict(asked)))) if asked else []
     if differs and is_free(folder): return asked, True                            # of a run without any result
-    if differs: raise ValueError(f"{folder} has other settings: {'; '.join(differs)}. Leave --dataset and --set out to go on with those, or choose another folder")
+    if differs:
+        advice = "Leave --dataset and --set out to go on with those, or choose another folder"
+        raise ValueError(f"{folder} has other settings: {'; '.join(differs)}. {advice}")
     settings = yaml.safe_load((folder / "params.yaml").read_text())
     return get_config(settings["dataset"], **{k: v for k, v in settings.items() if k != "dataset"}), False
 
 # %% ../nbs/13a_launch.ipynb #c3349c46
 def main(args: list|None=None # command line; None: the process's own
         ) -> None:
-    "Entry of `python -m cdrl.launch`, alone or under `torchrun`: train a run folder; make it from a preset if it is new."
+    """Entry of `python -m cdrl.launch`, alone or under `torchrun`: train a run folder; make it from a preset if it is
+    new."""
     parser, device = command_line(), join_group()
     a = parser.parse_args(args)
     if a.sampling:
@@ -158,10 +168,11 @@ def main(args: list|None=None # command line; None: the process's own
     barrier()
     data = load_dataset(config.dataset, "train", source)
     trainer, evaluate = Trainer(config, data, device, a.log_every), make_evaluator(data, source, a.n_reference)
-    if new and rank() == 0: open_run(a.folder.parent, a.folder.name, "", asdict(config)).close()       # nothing can be wrong with the settings any more
+    if new and rank() == 0: open_run(a.folder.parent, a.folder.name, "", asdict(config)).close()       # all settings fit
     barrier()
     lock = lock_folder(a.folder) if rank() == 0 and not a.locked else None
-    run = Run(a.folder, yaml.safe_load((a.folder / "params.yaml").read_text()), commit(repo_root()), time.time(), lock, a.keep)
+    settings = yaml.safe_load((a.folder / "params.yaml").read_text())
+    run = Run(a.folder, settings, commit(repo_root()), time.time(), lock, a.keep)
     train_folder(run, trainer, evaluate, a.snapshots, a.checkpoint_every, a.n_progress)
     barrier()
 

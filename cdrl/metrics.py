@@ -107,7 +107,8 @@ def load_classifier(folder: str|Path) -> SmallClassifier: # in evaluation mode
     folder, how = Path(folder), "papermill nbs/classifier.ipynb out.ipynb -p dataset NAME"
     config, weights = folder / "classifier.json", folder / "classifier.safetensors"
     for file in (config, weights):
-        if not file.exists(): raise FileNotFoundError(f"no classifier in {folder}: {file.name} is missing; train it with: {how}")
+        if not file.exists():
+            raise FileNotFoundError(f"no classifier in {folder}: {file.name} is missing; train it with: {how}")
         refuse_pointer(file)
     again = f"remove {folder} and train it again with: {how}"
     try: net = SmallClassifier(**json.loads(config.read_text()))
@@ -170,7 +171,8 @@ def fid_name(n: int, # samples
 # %% ../nbs/10_metrics.ipynb #8775ccd4
 def kid_subset(n: int, n_real: int # samples, real images
               ) -> int:
-    "Images in each of KID's subsets: 1,000, but no more than half of either set. A subset that is the whole set has no spread to report."
+    """Images in each of KID's subsets: 1,000, but no more than half of either set. A subset that is the whole set has
+    no spread to report."""
     return min(1000, n // 2, n_real // 2)
 
 # %% ../nbs/10_metrics.ipynb #2aa54958
@@ -183,13 +185,19 @@ def inception_scores(features: Tensor, # [N, 2048] of samples
     from torch_fidelity.metric_isc import isc_features_to_metric
     from torch_fidelity.metric_kid import kid_features_to_metric
     n, m = min(len(features), len(logits)), len(real)
-    if n < 10: raise ValueError(f"the Inception Score is a mean over 10 splits and needs at least 10 samples, got {n}; draw more with -p n_samples")
+    if n < 10:
+        need = "the Inception Score is a mean over 10 splits and needs at least 10 samples"
+        raise ValueError(f"{need}, got {n}; draw more with -p n_samples")
     if m < 4: raise ValueError(f"KID compares halves of the sets and needs at least 4 real images, got {m}")
-    size, cubic = kid_subset(n, m), dict(kid_kernel="poly", kid_kernel_poly_degree=3, kid_kernel_poly_gamma=None, kid_kernel_poly_coef0=1.0)
-    kid = kid_features_to_metric(features, real, kid_subset_size=size, kid_subsets=100, rng_seed=2020, verbose=False, **cubic)
+    size = kid_subset(n, m)
+    cubic = dict(kid_kernel="poly", kid_kernel_poly_degree=3, kid_kernel_poly_gamma=None, kid_kernel_poly_coef0=1.0)
+    subsets = dict(kid_subset_size=size, kid_subsets=100, rng_seed=2020)
+    kid = kid_features_to_metric(features, real, **subsets, **cubic, verbose=False)
     isc = isc_features_to_metric(logits)
     return {fid_name(len(features), m, n_all or m): frechet_distance(features, real),
-            "KID": kid["kernel_inception_distance_mean"], "KID_std": kid["kernel_inception_distance_std"], "KID_subset": size,
+            "KID": kid["kernel_inception_distance_mean"],
+            "KID_std": kid["kernel_inception_distance_std"],
+            "KID_subset": size,
             "IS": isc["inception_score_mean"], "IS_std": isc["inception_score_std"]}
 
 # %% ../nbs/10_metrics.ipynb #58cce527
@@ -267,11 +275,11 @@ def nearest(x: Tensor, # [N, …]
             reference: Tensor, # [M, …]
             candidates: int=8 # neighbours whose distance is computed once more
            ) -> tuple[Tensor, Tensor]: # distance [N] and index [N]
-    """Nearest reference in pixels (Euclidean). The fast way, by products of matrices, rounds away small distances; so its first few are computed
-    from differences, which are exactly 0 for copies."""
+    """Nearest reference in pixels (Euclidean). The fast way, by products of matrices, rounds away small distances; so its
+    first few are computed from differences, which are exactly 0 for copies."""
     reference, found = reference.flatten(1), []
     for b in x.flatten(1).split(500):
-        likely = torch.cdist(b, reference).topk(min(candidates, len(reference)), largest=False).indices      # [B, candidates]
+        likely = torch.cdist(b, reference).topk(min(candidates, len(reference)), largest=False).indices
         distance = torch.stack([(b - reference[i]).norm(dim=1) for i in likely.T], 1)
         best = distance.argmin(1, keepdim=True)
         found.append((distance.gather(1, best)[:, 0], likely.gather(1, best)[:, 0]))

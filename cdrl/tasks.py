@@ -88,7 +88,9 @@ def check_finite(**settings # name: number
 def check_shape(model: CDRL, x: Tensor # [N, …]
                ) -> None:
     "Raise `ValueError` for samples of another shape than the model's."
-    if tuple(x.shape[1:]) != tuple(model.shape): raise ValueError(f"samples have shape {tuple(x.shape)}; this model's are (N, {', '.join(map(str, model.shape))})")
+    sizes = ", ".join(map(str, model.shape))
+    if tuple(x.shape[1:]) != tuple(model.shape):
+        raise ValueError(f"samples have shape {tuple(x.shape)}; this model's are (N, {sizes})")
 
 # %% ../nbs/11_tasks.ipynb #9b15018b
 def spread_concepts(model: CDRL, labels: list, # of the concepts: each a whole number, or one for each of n samples
@@ -98,7 +100,8 @@ def spread_concepts(model: CDRL, labels: list, # of the concepts: each a whole n
     rows = [torch.as_tensor(label, device=model.device) for label in labels]
     for r in rows:
         if r.is_floating_point() or r.dtype == torch.bool or tuple(r.shape) not in ((), (n,)):
-            raise ValueError(f"a label has shape {tuple(r.shape)} and type {r.dtype}; it must be a whole number, or {n} of them, one for each sample")
+            need = f"a whole number, or {n} of them, one for each sample"
+            raise ValueError(f"a label has shape {tuple(r.shape)} and type {r.dtype}; it must be {need}")
     return torch.stack([r.long().expand(n) for r in rows])
 
 # %% ../nbs/11_tasks.ipynb #c0ace034
@@ -127,7 +130,8 @@ def sample_composed(model: CDRL, n: int, # samples
                     n_langevin=None, metropolis: bool|None=None, step_scale: float=1.0, seed: int=0, batch_size: int=256, # of `CDRL.sample`
                     guidance: float=0.0 # w of each concept of "or"; for "and" it is in the weights, 1 + w
                    ) -> Tensor: # [n, …]
-    "Samples of a composition. Raises `ValueError` for an unconditional model, an unknown rule, other weights than one finite number for each concept, or settings that are not finite."
+    """Samples of a composition. Raises `ValueError` for an unconditional model, an unknown rule, other weights than one
+    finite number for each concept, or settings that are not finite."""
     if not model.n_class: raise ValueError("a composition needs a conditional model; train one with -p conditional True")
     if rule not in ("and", "or"): raise ValueError(f"rule {rule!r} is unknown; choose and (negative weights: not) or or")
     check_finite(step_scale=step_scale, guidance=guidance)
@@ -160,7 +164,8 @@ def concept_evidence(model: CDRL, x: Tensor, # [N, …] in [-1, 1]
                      labels: list, # of the concepts, as in `sample_composed`
                      seed: int=0, # of the noise, one for each image and level; the same for every call with as many images
                      batch_size: int=256) -> Tensor: # [T, M, N]
-    "How much likelier each concept makes each image, noised to each level: a log-likelihood ratio up to a constant of each concept and level. Raises `ValueError` for an unconditional model, or for images or labels of another shape."
+    """How much likelier each concept makes each image, noised to each level: a log-likelihood ratio up to a constant of
+    each concept and level. Raises `ValueError` for an unconditional model, or for images or labels of another shape."""
     if not model.n_class: raise ValueError("evidence for a concept needs a conditional model; train one with -p conditional True")
     check_shape(model, x)
     s, g = model.schedule, torch.Generator(model.device).manual_seed(seed)
@@ -197,12 +202,14 @@ def resample_particles(logw: Tensor, # [B, P] log-weights
     return torch.where(few, torch.searchsorted(p.cumsum(1), u).clamp_max(P - 1), own), logw.masked_fill(few, 0.)
 
 # %% ../nbs/11_tasks.ipynb #915ba681
-def known_log_weight(mean: Tensor, fixed: Tensor, known: Tensor, # [B, P, …] of the initializer, for P particles of each image; known pixels, noised; which they are
+def known_log_weight(mean: Tensor, # [B, P, …] the initializer's, for P particles of each image
+                     fixed: Tensor, known: Tensor, # likewise: known pixels, noised; which they are
                      spread: Tensor # smallest standard deviation, that of the initializer's guess
                     ) -> Tensor: # [B, P]
-    "How well guesses foresaw the known pixels: normal log-density, up to a constant, with the standard deviation that an image's particles together had."
+    """How well guesses foresaw the known pixels: normal log-density, up to a constant, with the standard deviation that
+    an image's particles together had."""
     miss = (fixed - mean).masked_fill(~known, 0.).square()
-    pooled = miss.flatten(1).sum(1) / known.flatten(1).sum(1).clamp_min(1)                    # [B]: no image's weights depend on its neighbours in the batch
+    pooled = miss.flatten(1).sum(1) / known.flatten(1).sum(1).clamp_min(1)            # [B]: images do not mix
     return -miss.flatten(2).sum(2) / (2 * torch.maximum(spread ** 2, pooled))[:, None]
 
 # %% ../nbs/11_tasks.ipynb #5dbc6245
@@ -216,11 +223,13 @@ def inpaint_walk(schedule: Schedule, mean, target, # mean (x_{t+1}, t) of the in
                  metropolis: bool=False, step_scale: float=1.0,
                  log_weight=known_log_weight # of particles, from tensors [B, P, …]
                 ) -> Tensor: # x_0 like x, with its noise
-    "Algorithm 2 with known pixels held at a noised walk of theirs; what stands in the others is never read. Raises `ValueError` for particles without an initializer."
+    """Algorithm 2 with known pixels held at a noised walk of theirs; what stands in the others is never read. Raises
+    `ValueError` for particles without an initializer."""
     if n_particles > 1 and mean is None: raise ValueError(f"{n_particles} particles need an initializer, whose guesses weigh them; choose n_particles 1")
     B, P, T = len(x), n_particles, schedule.n_levels
     spread, by_image = (lambda v: v.repeat_interleave(P, 0)), (lambda v: v.reshape(B, P, *v.shape[1:]))
-    walk, known, logw = [spread(w) for w in noised_walk(schedule, torch.where(known, x, 0.), generator)], spread(known), x.new_zeros(B, P)
+    walk = [spread(w) for w in noised_walk(schedule, torch.where(known, x, 0.), generator)]
+    known, logw = spread(known), x.new_zeros(B, P)
     hold = lambda free, t: torch.where(known, walk[t], free)
     below = hold(randn(walk[T], generator), T)
     for t in reversed(range(T)):
@@ -234,7 +243,8 @@ def inpaint_walk(schedule: Schedule, mean, target, # mean (x_{t+1}, t) of the in
             if r: below = hold((1 - s ** 2).sqrt() * below + s * randn(below, generator), t + 1)     # back up: x_{t+1} given x_t
             guess = below if mean is None else mean(below, t)
             if P > 1 and r == 0:
-                index, logw = resample_particles(logw + log_weight(by_image(guess), by_image(fixed), by_image(known), schedule.sigma_tilde[t]), generator)
+                foreseen = log_weight(by_image(guess), by_image(fixed), by_image(known), schedule.sigma_tilde[t])
+                index, logw = resample_particles(logw + foreseen, generator)
                 index = (index + P * torch.arange(B, device=x.device)[:, None]).flatten()
                 below, guess = below[index], guess[index]
             if mean is not None: guess = draw_initial(guess, schedule.init_sigma[levels], generator)
@@ -254,9 +264,11 @@ def inpaint(model: CDRL, x: Tensor, # [N, …] images in [-1, 1]; what is unknow
             metropolis: bool|None=None, seed: int=0,
             batch_size: int=512 # particles moved together
            ) -> Tensor: # like x; known pixels are reproduced exactly
-    "Complete images. Raises `ValueError` if image or mask has another shape than the model's samples, for known pixels or a guidance that are not finite, or for particles without an initializer."
+    """Complete images. Raises `ValueError` if image or mask has another shape than the model's samples, for known
+    pixels or a guidance that are not finite, or for particles without an initializer."""
     if tuple(x.shape[1:]) != model.shape or known.dtype != torch.bool or known.shape[1:] != x.shape[1:]: raise ValueError(f"image {tuple(x.shape)} and mask {known.dtype} {tuple(known.shape)}; expected (N, {', '.join(map(str, model.shape))}) and a bool mask like it")
-    if not x[known.to(x.device).expand_as(x)].isfinite().all(): raise ValueError("some known pixels are not finite; only those that are not known may hold anything")
+    if not x[known.to(x.device).expand_as(x)].isfinite().all():
+        raise ValueError("some known pixels are not finite; only those that are not known may hold anything")
     check_finite(guidance=guidance)
     if guidance and (label is None or not model.n_class): raise ValueError("guidance needs a conditional model and a label")
     if min(n_resample, n_particles) < 1: raise ValueError(f"n_resample is {n_resample} and n_particles {n_particles}; both must be at least 1")
@@ -345,7 +357,8 @@ def auroc(inside: Tensor, outside: Tensor # [N], [M] scores; high: belongs
     return float(roc_auc_score(np.r_[np.ones(len(inside)), np.zeros(len(outside))], np.r_[inside.numpy(), outside.numpy()]))
 
 def fpr95(inside: Tensor, outside: Tensor) -> float:
-    "Share of images that do not belong among those accepted when at least 95 % of those that do are accepted: all but the lowest twentieth, rounded down."
+    """Share of images that do not belong among those accepted when at least 95 % of those that do are accepted: all but
+    the lowest twentieth, rounded down."""
     threshold = inside.double().sort().values[len(inside) // 20]
     return float((outside >= threshold).double().mean())
 
