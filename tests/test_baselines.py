@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from cdrl.config import get_config
+from cdrl.experiment import read_distance
 from conftest import ROOT
 
 TINY = dict(minutes=0.01, search_minutes=0.005, seeds=[0], search=[1.0], snapshots=2, n_progress=64, n_samples=64, n_reference=64, n_more=5, draws=2, drl={"DRL, K 5": dict(n_langevin=5), "DRL, T 3, K 12": dict(n_langevin=12, n_levels=3)})
@@ -82,7 +83,7 @@ def test_rates_of_the_search_and_those_given_up():
         return dict(diverged="far" if seed == 1 and factor > limits[arm] else "", value=math.inf if arm == "early" else 1 / factor, inside=factor, steps=1, minutes=1.0)
 
     names = dict(names=list(limits), p=dict(search=[0.3, 3.0, 1.0], seeds=[0, 1], search_minutes=1, minutes=1, snapshots=1, dataset="digits"), folder=SimpleNamespace(once=once), SEARCH_SEED=1000, train_one=train_one, label="KL",
-                 np=np, seconds_per_step=lambda *a: 0.1, recipe=None, train=None, where="cpu")
+                 np=np, read_distance=read_distance, seconds_per_step=lambda *a: 0.1, recipe=None, train=None, where="cpu")
     exec(source, names)
     assert names["factors"] == dict(sound=3.0, late=1.732, hopeless=0.3, early=3.0) and names["found"] == dict(sound=3.0, late=3.0, hopeless=3.0, early=3.0)
     assert [(r["arm"], r["seed"], bool(r["diverged"])) for r in names["runs"]] == [(a, s, (a, s) == ("hopeless", 1)) for a in limits for s in (0, 1)]
