@@ -452,17 +452,24 @@ def count_costs(config, # `Config`
     with frozen(model.ebm):
         f = model.ebm.fix(s.logsnr[:-1], None, t)
         gradient = count_flops(lambda: value_and_grad(f, x))
+        if model.base: gradient += count_flops(lambda: model.base.fix(s, t)(x))
     many = lambda B: (x.expand(B, *shape).contiguous(), t.repeat(B))
     def energy(B=1): return model.ebm(many(2 * B)[0], s.logsnr[:-1], None, many(2 * B)[1]).sum()
     def guess(B=1): return model.initializer(many(B)[0], s.logsnr[1:], None, many(B)[1]).square().sum()
+    def score():                                                                          # a gradient of a gradient
+        y = x.clone().requires_grad_(True)
+        slope, = torch.autograd.grad(model.ebm(y, s.logsnr[:-1], None, t).sum(), y, create_graph=True)
+        slope.square().sum().backward()
     per_image = lambda f: kept_bytes(lambda: f(3)) - kept_bytes(lambda: f(2))             # the difference: weights are kept once
     init_pass, init_step = (count_flops(guess), count_flops(lambda: guess().backward()) if c.initializer in ("cooperative", "clean") else count_flops(guess)) if model.initializer else (0, 0)
     langevin = gradient * (c.n_langevin + bool(c.metropolis and c.n_langevin))             # a corrected chain also evaluates its start
     evaluations = model.evaluations()
     step = langevin + init_step + count_flops(lambda: energy().backward())
+    warm_steps = round(c.warm_start * c.steps)
+    warm_step = init_step + (count_flops(score) if warm_steps else 0)
     trained = size(model.ebm) + (size(model.initializer) if c.initializer in ("cooperative", "clean") else 0)
     return dict(ebm_parameters=size(model.ebm), init_parameters=size(model.initializer), langevin_flops=langevin, step_flops=step, sample_flops=(evaluations - c.n_levels * bool(model.initializer)) * gradient + c.n_levels * init_pass,
-                run_flops=step * c.batch_size * c.steps, evaluations=evaluations, batch_size=c.batch_size, steps=c.steps,
+                run_flops=c.batch_size * (warm_steps * warm_step + (c.steps - warm_steps) * step), evaluations=evaluations, batch_size=c.batch_size, steps=c.steps,
                 state_bytes=20 * trained, pass_bytes=max(per_image(energy), per_image(guess) if model.initializer else 0))
 
 # %% ../nbs/13_experiment.ipynb #3f0d824d
@@ -522,7 +529,9 @@ class Progress:
         trainer.notes.setdefault("quality", []).append(row)
         trainer.notes.setdefault("shown", {})[str(trainer.step)] = samples[:self.shown if samples.dim() == 4 else 2000].clone()
         self.save(trainer)
-        gap = f"gap {trainer.history[-1]['energy_gap']:+.3f}  " if trainer.history else ""
+        last = trainer.history[-1] if trainer.history else {}
+        shown = dict(energy_gap="gap {:+.3f}  ", score_loss="score loss {:.3f}  ")                  # of the phase that it is in
+        gap = "".join(text.format(last[k]) for k, text in shown.items() if k in last)
         scores = "  ".join(f"{k} {v:.3g}" for k, v in row.items() if k.startswith("fd_") or k in ("inside", "histogram_kl"))
         if rank() == 0: print(f"{trainer.step:>7}/{trainer.config.steps}  {trainer.train_seconds / 60:5.1f} min  {gap}{scores}  ({time.time() - start:.0f} s to measure)", flush=True)
     def save(self, trainer: Trainer) -> None:

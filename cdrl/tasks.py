@@ -10,7 +10,6 @@ __all__ = ['OTHERS', 'product', 'mixture', 'composed_target', 'composed_mean', '
 
 # %% ../nbs/11_tasks.ipynb #ebc9afc6
 import math
-from numbers import Integral
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ from .layers import frozen
 from .ebm import value_and_grad
 from .initializer import draw_initial
 from .sampler import progressive_sample, recover, tweedie
-from .model import CDRL
+from .model import CDRL, as_labels, as_steps
 from .recovery import recovery_log_density
 
 # %% ../nbs/11_tasks.ipynb #eff034e6
@@ -69,13 +68,8 @@ def composed_mean(model: CDRL, x_next: Tensor, t: Tensor, labels: Tensor, weight
 
 # %% ../nbs/11_tasks.ipynb #45536a07
 def langevin_list(model: CDRL, n_langevin: int|list|None) -> list: # K of each level [T]
-    "K as a list. Raises `ValueError` for a list of another length, or for what is no whole number of at least 0."
-    K, T = model.n_langevin if n_langevin is None else n_langevin, model.schedule.n_levels
-    K = list(K) if isinstance(K, (list, tuple, np.ndarray)) else [K] * T
-    if len(K) != T: raise ValueError(f"n_langevin has {len(K)} numbers; the model has {T} levels")
-    if not all(isinstance(k, Integral) and not isinstance(k, bool) and k >= 0 for k in K):
-        raise ValueError(f"n_langevin is {n_langevin}; it must be a whole number of at least 0, or one for each level")
-    return [int(k) for k in K]
+    "K as a list; None is the model's own. Raises `ValueError` as `as_steps` does."
+    return as_steps(model.n_langevin if n_langevin is None else n_langevin, model.schedule.n_levels)
 
 # %% ../nbs/11_tasks.ipynb #976aeab3
 def check_finite(**settings # name: number
@@ -95,14 +89,10 @@ def check_shape(model: CDRL, x: Tensor # [N, …]
 # %% ../nbs/11_tasks.ipynb #9b15018b
 def spread_concepts(model: CDRL, labels: list, # of the concepts: each a whole number, or one for each of n samples
                     n: int) -> Tensor: # [M, n] long
-    "The concepts of each sample. Raises `ValueError` if there are none, or one has another form."
+    "The concepts of each sample. Raises `ValueError` if there are none, or as `as_labels` does."
     if not len(labels): raise ValueError("labels is empty; give at least one concept")
-    rows = [torch.as_tensor(label, device=model.device) for label in labels]
-    for r in rows:
-        if r.is_floating_point() or r.dtype == torch.bool or tuple(r.shape) not in ((), (n,)):
-            need = f"a whole number, or {n} of them, one for each sample"
-            raise ValueError(f"a label has shape {tuple(r.shape)} and type {r.dtype}; it must be {need}")
-    return torch.stack([r.long().expand(n) for r in rows])
+    rows = [as_labels(-1 if label is None else label, n, model.n_class, model.device) for label in labels]
+    return torch.stack([torch.as_tensor(r, device=model.device).expand(n) for r in rows])
 
 # %% ../nbs/11_tasks.ipynb #c0ace034
 def compose_batch(model: CDRL, labels: Tensor, # [M, B]
