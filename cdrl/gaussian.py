@@ -15,8 +15,9 @@ from .schedule import Fp32Buffers, Schedule
 
 # %% ../nbs/02a_gaussian.ipynb #1c012537
 class GaussianBase(Fp32Buffers):
-    """The best Gaussian model of the data as a log-density of every noise level, eq. (1). Buffers: `mean` [D], `components` [D, R] (orthonormal columns), `variances` [R] along them, `rest` (variance of all other
-    directions). Until `fit`, a standard normal."""
+    """The best Gaussian model of the data as a log-density of every noise level, eq. (1). Buffers: `mean` [D],
+    `components` [D, R] (orthonormal columns), `variances` [R] along them, `rest` (variance of all other directions).
+    Until `fit`, a standard normal. Raises `ValueError` for a rank out of range."""
     def __init__(self, shape: tuple, # of one sample
                  rank: int=0, # R, components kept; 0: all D (exact) up to `exact` dimensions, 1,024 above
                  exact: int=4096 # dimensions up to which all components are kept and computed exactly
@@ -26,7 +27,8 @@ class GaussianBase(Fp32Buffers):
         if not 0 <= rank <= D: raise ValueError(f"base_rank is {rank}; it must be in 0 … {D}, the number of dimensions")
         R = rank or (D if D <= exact else 1024)
         self.shape, self.exact = tuple(shape), exact
-        for name, value in dict(mean=torch.zeros(D), components=torch.eye(D, R), variances=torch.ones(R), rest=torch.ones(())).items(): self.register_buffer(name, value)
+        start = dict(mean=torch.zeros(D), components=torch.eye(D, R), variances=torch.ones(R), rest=torch.ones(()))
+        for name, value in start.items(): self.register_buffer(name, value)
 
 # %% ../nbs/02a_gaussian.ipynb #df0030b4
 @patch(as_prop=True)
@@ -47,7 +49,7 @@ def width(self: GaussianBase, schedule: Schedule,
 def fix(self: GaussianBase, schedule: Schedule,
         t: Tensor # [B] long, level of each sample
        ): # callable y [B, …] → (B(y; t) [B] in nats, its score like y)
-    "Eq. (1) and its gradient as a function of y alone: two products with V for each evaluation, and nothing else that depends on the dimension squared."
+    "Eq. (1) and its gradient as a function of y alone: two products with V for each evaluation."
     alpha, a2, s2 = (v[t, None] for v in (schedule.alpha, schedule.alpha_bar[:-1] ** 2, schedule.sigma_bar[:-1] ** 2))
     centre = alpha * a2.sqrt() * self.mean                                                   # [B, D]
     var, rest = alpha ** 2 * (a2 * self.variances + s2), alpha ** 2 * (a2 * self.rest + s2)  # [B, R], [B, 1]
@@ -55,7 +57,7 @@ def fix(self: GaussianBase, schedule: Schedule,
     constant = -(D * math.log(2 * math.pi) + var.log().sum(1) + (D - R) * rest.log()[:, 0]) / 2
     def log_density_and_score(y):
         d = y.flatten(1) - centre
-        u = d @ self.components                                                              # [B, R] along the components
+        u = d @ self.components                                                          # [B, R] along the components
         pull = u / var
         score = -pull @ self.components.T if R == D else -d / rest - (pull - u / rest) @ self.components.T
         return constant + (d * score).sum(1) / 2, score.reshape(y.shape)
@@ -76,7 +78,7 @@ def moments(batches # iterable of [n_i, …]
 def leading_components(x: Tensor, # [N, D] a sample of the data
                        rank: int, # R
                        seed: int=0 # of the randomised iteration
-                      ) -> tuple[Tensor, Tensor, Tensor, Tensor]: # mean [D], components [D, R], their variances [R], total variance
+                      ) -> tuple: # mean [D], components [D, R], their variances [R], total variance
     "The leading principal components of a sample, without its covariance. Raises `ValueError` for too few images."
     if len(x) <= rank: raise ValueError(f"{len(x)} images cannot give {rank} components; choose a smaller base_rank")
     mean = x.mean(0)
@@ -98,6 +100,7 @@ def fit(self: GaussianBase, batches # list of [n_i, …]: the training data, or 
         total, variances, V = variances.clamp_min(0).sum(), variances.clamp_min(0).flip(0)[:R], V.flip(1)[:, :R]
     else: mean, V, variances, total = leading_components(torch.cat([b.flatten(1) for b in batches]), R)
     rest = (total - variances.sum()).clamp_min(0) / max(D - R, 1)
-    for name, value in dict(mean=mean, components=V, variances=variances, rest=rest).items(): getattr(self, name).copy_(value)
+    found = dict(mean=mean, components=V, variances=variances, rest=rest)
+    for name, value in found.items(): getattr(self, name).copy_(value)
     if dist.is_initialized():
         for buffer in self.buffers(): dist.broadcast(buffer, 0)
