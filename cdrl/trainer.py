@@ -291,7 +291,7 @@ def fit(self: Trainer, steps: int|None=None, # iterations to do now; None: what 
             due = [f for every, f in callbacks if self.step % every == 0 or self.step == self.config.steps]
             if self.device.type == "cuda" and (due or self.step % self.log_every == 0 or self.step == end): torch.cuda.synchronize(self.device)   # time counts when the work is done, not when it is launched
             self.train_seconds += time.perf_counter() - start
-            if self.step % self.log_every == 0 or self.step == self.warm_steps: self.log_window()
+            if self.step % self.log_every == 0 or self.step in (self.warm_steps, self.config.steps): self.log_window()
             elif due: self.check_window()                                        # nothing is measured or saved after a divergence
         except DivergenceError as e:
             if not checkpoints: raise

@@ -1,6 +1,7 @@
 """Both phases of training, where one process is not the whole story: on two processes, in bf16, with every kind of initializer, and on points."""
 from dataclasses import asdict
 
+import pandas as pd
 import pytest
 import torch
 
@@ -8,6 +9,8 @@ from cdrl.config import get_config
 from cdrl.data import load_dataset
 from cdrl.experiment import open_run
 from cdrl.launch import launch
+from cdrl.model import CDRL
+from conftest import TINY
 from cdrl.trainer import Trainer
 
 SMALL = dict(ebm_channels=8, ebm_channel_mult=[1], ebm_n_blocks=1, init_channels=8, init_channel_mult=[1], init_n_blocks=1, batch_size=16, n_langevin=2, warmup=5,
@@ -46,3 +49,11 @@ def test_points_have_a_base_too():
     torch.testing.assert_close(trainer.model.base.components @ trainer.model.base.variances.diag() @ trainer.model.base.components.T, torch.eye(2) / 3 * 1.0, rtol=0, atol=0.15)
     trainer.fit()
     assert trainer.model.log_density(data.sample(5)).isfinite().all()
+
+
+def test_the_training_notebook_shows_both_phases(here):
+    run = here("train", **{**TINY, "checkpoint_every": 4}, dataset="digits", ebm_base="gaussian", base_rank=12, warm_start=0.5, recovery_rate=0.2) / "digits"
+    history = pd.read_csv(run / "history.csv")
+    assert history.score_loss.notna().any() and history.energy_gap.notna().any() and (run / "figures/history.png").exists()
+    model = CDRL.from_pretrained(run / "model")
+    assert model.base.components.shape == (64, 12) and model.base.variances.min() > 0 and model.sample(2, seed=0).isfinite().all()
