@@ -13,7 +13,7 @@ import math
 import os
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 import torch
@@ -27,7 +27,7 @@ from .recovery import ebm_loss, initializer_loss
 from .score_matching import score_matching_loss, scaled_score
 from .sampler import recover
 from .initializer import draw_initial
-from .model import CDRL, write_whole
+from .model import CDRL
 from .config import SPEED_ONLY, Config, build_model, get_config
 from .parallel import agree, barrier, mean_gradients, mean_over_ranks, rank, world, wrap
 
