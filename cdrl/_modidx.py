@@ -366,8 +366,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/cdrl', 'doc_host': '', 'gi
                                                                                   'cdrl/score_matching.py')},
             'cdrl.tasks': { 'cdrl.tasks.auroc': ('tasks.html#auroc', 'cdrl/tasks.py'),
                             'cdrl.tasks.bootstrap': ('tasks.html#bootstrap', 'cdrl/tasks.py'),
-                            'cdrl.tasks.check_finite': ('tasks.html#check_finite', 'cdrl/tasks.py'),
-                            'cdrl.tasks.check_shape': ('tasks.html#check_shape', 'cdrl/tasks.py'),
                             'cdrl.tasks.combine_scores': ('tasks.html#combine_scores', 'cdrl/tasks.py'),
                             'cdrl.tasks.compose_batch': ('tasks.html#compose_batch', 'cdrl/tasks.py'),
                             'cdrl.tasks.composed_mean': ('tasks.html#composed_mean', 'cdrl/tasks.py'),

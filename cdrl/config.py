@@ -76,6 +76,7 @@ class Config:
     seed: int = 0                          # of weights, data order and noise
     def __post_init__(self):
         for f in fields(self): object.__setattr__(self, f.name, check_value(f.name, getattr(self, f.name), type(f.default)))
+        object.__setattr__(self, "dataset", resolve_dataset(self.dataset))
         check_together(self)
 
 # %% ../nbs/08_config.ipynb #5a739115

@@ -43,7 +43,7 @@ from .layers import frozen
 from .ebm import value_and_grad
 from .model import write_whole
 from .config import SPEED_ONLY, Config, build_model, get_config
-from .data import ImageData, load_dataset
+from .data import ImageData, load_dataset, resolve_dataset
 from .metrics import ImageEvaluator, Lite0Features, PointEvaluator, load_classifier
 from .parallel import gather_rows, rank, share, world
 from .trainer import Checkpoints, DivergenceError, Trainer
@@ -475,7 +475,8 @@ def count_costs(config, # `Config`
 # %% ../nbs/13_experiment.ipynb #3f0d824d
 def classifier_folder(dataset: str # name of a dataset
                      ) -> str: # name of the run folder of its classifier
-    "classifier-digits, classifier-celeba64-Male; a folder's has a checksum of its path."
+    "classifier-digits, classifier-celeba64-Male; a folder's has a checksum of its whole path."
+    dataset = resolve_dataset(dataset)
     if dataset.startswith("folder:"): return f"classifier-folder-{hashlib.sha256(dataset.encode()).hexdigest()[:8]}"
     return "classifier-" + dataset.replace(":", "-")
 

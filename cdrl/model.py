@@ -94,7 +94,9 @@ def finite(name: str, value) -> float:
     return float(value)
 
 def as_generator(seed: int|None, generator: torch.Generator|None, device) -> torch.Generator:
-    "`generator` itself, or a new one: seeded, or random for None. A seed fixes samples bit for bit on the same device with the same batch size. Raises `ValueError` if both are given."
+    """`generator` itself, or a new one: seeded, or random for None. The rule for all that draws from a model: random
+    unless a seed or a generator is given. A seed fixes samples bit for bit on the same device with the same batch size;
+    a generator goes on where it stands. Raises `ValueError` if both are given."""
     if generator is not None and seed is not None: raise ValueError("seed and generator are both given; choose one")
     if generator is not None: return generator
     generator = torch.Generator(device)
@@ -187,10 +189,12 @@ def guess(self: CDRL, x_next: Tensor, t: Tensor, label=None, guidance: float=0.0
 
 # %% ../nbs/07_model.ipynb #a574b532
 @patch
-def as_input(self: CDRL, x: Tensor # [B, …]
+def as_input(self: CDRL, x: "Tensor|np.ndarray|list" # [B, …]
             ) -> Tensor: # on the model's device, in its precision
     "Samples as the networks take them. Raises `ValueError` for another shape, and for whole numbers: they are pixels that were not scaled."
-    if tuple(x.shape[1:]) != self.shape: raise ValueError(f"samples have shape {tuple(x.shape[1:])}; this model's are {self.shape}")
+    x = torch.as_tensor(x)
+    if tuple(x.shape[1:]) != self.shape or x.dim() != len(self.shape) + 1:
+        raise ValueError(f"samples have shape {tuple(x.shape)}; this model's are (N, {', '.join(map(str, self.shape))})")
     if not x.is_floating_point(): raise ValueError(f"samples are {x.dtype}; [-1, 1] expected: for 8-bit images x.float() / 127.5 - 1")
     return x.to(self.device, torch.promote_types(self.ebm.head.weight.dtype, torch.float32))
 
@@ -272,12 +276,15 @@ def denoise(self: CDRL, x0: Tensor, # [B, …] samples of level 0
 
 # %% ../nbs/07_model.ipynb #b33e433d
 @patch
-def evaluations(self: CDRL, n_langevin: int|list|None=None, metropolis: bool|None=None # as in `sample`
+def evaluations(self: CDRL, n_langevin: int|list|None=None, metropolis: bool|None=None,
+                denoise: bool|str=True # all as in `sample`
                ) -> int:
-    "Network evaluations for one sample: K gradients a level (one more where steps are corrected), the initializer once a level, and the last denoising step unless there are no gradients at all."
+    """Network evaluations for one sample: K gradients a level (one more where steps are corrected), the initializer
+    once a level, and one gradient for the last denoising step if it is Tweedie's."""
     K = as_steps(self.n_langevin if n_langevin is None else n_langevin, self.schedule.n_levels)
     corrected = self.metropolis if metropolis is None else metropolis
-    return sum(k + (corrected and k > 0) for k in K) + bool(sum(K)) + self.schedule.n_levels * (self.initializer is not None)
+    gradients = sum(k + (corrected and k > 0) for k in K) + (denoise is True)
+    return gradients + self.schedule.n_levels * (self.initializer is not None)
 
 # %% ../nbs/07_model.ipynb #d30d97e5
 def write_whole(path: Path, # final name

@@ -206,8 +206,8 @@ def test_grid_of_the_committed_reports_is_finished():
 @pytest.mark.parametrize("options", [dict(), dict(n_particles=4), dict(n_particles=3, n_resample=2, batch_size=6)], ids=str)
 def test_what_is_to_be_inpainted_may_hold_anything(junk, options):
     model, images, known = net(), torch.rand(3, 1, 8, 8) * 2 - 1, inpainting_masks((1, 8, 8))["half"].expand(3, 1, 8, 8)
-    done = inpaint(model, torch.where(known, images, junk), known, **options)
-    assert torch.equal(done, inpaint(model, images, known, **options)) and torch.equal(done[known], images[known]) and done.isfinite().all()
+    done = inpaint(model, torch.where(known, images, junk), known, seed=0, **options)
+    assert torch.equal(done, inpaint(model, images, known, seed=0, **options)) and torch.equal(done[known], images[known]) and done.isfinite().all()
 
 
 def test_weights_of_particles_do_not_depend_on_other_images():
@@ -223,14 +223,30 @@ def test_weights_of_particles_do_not_depend_on_other_images():
     (lambda: concept_evidence(net(conditional=True), torch.zeros(2, 1, 8, 8), [torch.tensor([1, 2, 3])]), "or 2 of them"),
     (lambda: concept_evidence(net(conditional=True), torch.zeros(2, 1, 8, 8), []), "at least one concept"),
     (lambda: ood_scores(net(), torch.zeros(2, 1, 8, 9)), "this model's are (N, 1, 8, 8)"),
-    (lambda: sample_composed(net(conditional=True), 2, [0.5]), "whole number"), (lambda: sample_composed(net(conditional=True), 2, [1], step_scale=INF), "step_scale is inf"),
-    (lambda: sample_composed(net(conditional=True), 2, [1, 2], rule="or", guidance=NAN), "guidance is nan"), (lambda: sample_composed(net(conditional=True), 2, [1], n_langevin=INF), "whole number"),
-    (lambda: inpaint(net(conditional=True), torch.zeros(2, 1, 8, 8), torch.ones(1, 1, 8, 8, dtype=torch.bool), label=1, guidance=INF), "guidance is inf"),
+    (lambda: sample_composed(net(conditional=True), 2, [0.5]), "whole number"), (lambda: sample_composed(net(conditional=True), 2, [1], step_scale=INF), "step_scale must be a finite number"),
+    (lambda: sample_composed(net(conditional=True), 2, [1, 2], rule="or", guidance=NAN), "guidance must be a finite number"), (lambda: sample_composed(net(conditional=True), 2, [1], n_langevin=INF), "whole number"),
+    (lambda: inpaint(net(conditional=True), torch.zeros(2, 1, 8, 8), torch.ones(1, 1, 8, 8, dtype=torch.bool), label=1, guidance=INF), "guidance must be a finite number"),
     (lambda: inpaint(net(), torch.full((1, 1, 8, 8), NAN), torch.ones(1, 1, 8, 8, dtype=torch.bool)), "known pixels are not finite"),
     (lambda: langevin_list(net(), [1, 1, 1, 1, 1, True]), "whole number")])
 def test_tasks_say_what_is_wrong(call, message):
     with pytest.raises(ValueError) as e: call()
     assert message in str(e.value)
+
+
+@pytest.mark.parametrize("draw", [
+    lambda m, **noise: m.sample(2, label=1, **noise), lambda m, **noise: sample_composed(m, 2, [1, 2], **noise),
+    lambda m, **noise: inpaint(m, np.zeros((2, 1, 8, 8), np.float32), np.arange(64).reshape(1, 1, 8, 8) % 2 == 0, **noise),
+    lambda m, **noise: concept_evidence(m, np.zeros((2, 1, 8, 8)), [1], **noise),
+    lambda m, **noise: ood_scores(m, np.zeros((2, 1, 8, 8)), n_noise=1, **noise)["score_norm_1"]],
+    ids=["sample", "sample_composed", "inpaint", "concept_evidence", "ood_scores"])
+def test_one_rule_for_seeds(draw):
+    "Random by default; fixed by a seed; a generator is used and goes on; both are refused."
+    model = net(conditional=True)
+    assert not torch.equal(draw(model), draw(model))
+    generator = torch.Generator().manual_seed(3)
+    first, second = draw(model, generator=generator), draw(model, generator=generator)
+    assert torch.equal(first, draw(model, seed=3)) and not torch.equal(first, second)
+    with pytest.raises(ValueError, match="choose one"): draw(model, seed=3, generator=generator)
 
 
 @pytest.mark.parametrize("n, accepted", [(1, 1), (5, 5), (10, 10), (19, 19), (20, 19), (39, 38), (100, 95), (360, 342)])
