@@ -93,7 +93,9 @@ def read_parameters(scope: dict, # globals() of the notebook
     been meant, and for values that `check_kind` refuses."""
     plain, kinds = (str, int, float, bool, list, dict, tuple, type(None)), scope.get("__annotations__", {})
     skip = {"In", "Out", "exit", "quit", "open"}
-    def given(k, v): return isinstance(v, plain) and not k.startswith("_") and k not in skip and not is_imported(k, v)
+    def given(k, v):
+        if not isinstance(v, plain) or k.startswith("_") or k in skip: return False
+        return k in known or not is_imported(k, v)
     found = {k: v for k, v in scope.items() if given(k, v)}
     for k, v in found.items():
         if k not in known: raise ValueError(f"parameter '{k}' is unknown; did you mean {' or '.join(get_close_matches(k, known, 3, 0.4)) or 'one of ' + ', '.join(sorted(known))}?")
@@ -484,14 +486,20 @@ def make_evaluator(data, # training data from `load_dataset`
                    root: Path, # data/
                    n_reference: int=10_000, # training images used at most
                    inception=None, # `InceptionFeatures`, if the weights are there
-                   cache: Path|None=None # folder for the features of real images
+                   cache: Path|None=None, # folder for the features of real images
+                   lite0: bool=True # FD-lite0 too; False: the classifier alone, which must be there
                   ):
-    "A `PointEvaluator` or an `ImageEvaluator` with all feature extractors that there are."
+    """A `PointEvaluator` or an `ImageEvaluator` with all feature extractors that there are. Raises `FileNotFoundError`
+    if the classifier alone is wanted and is not there."""
     if not isinstance(data, ImageData): return PointEvaluator(data)
     folder, extractors = repo_root() / "reports" / classifier_folder(data.name), {}
     if (folder / "classifier.json").exists(): extractors["classifier"] = load_classifier(folder)
-    else: print(f"no FD-classifier for '{data.name}': {folder.name}/ has no classifier; papermill nbs/classifier.ipynb out.ipynb -p dataset {data.name}")
-    extractors["lite0"] = Lite0Features()
+    else:
+        missing = (f"no FD-classifier for '{data.name}': {folder.name}/ has no classifier; "
+                   f"papermill nbs/classifier.ipynb out.ipynb -p dataset {data.name}")
+        if not lite0: raise FileNotFoundError(missing)
+        print(missing)
+    if lite0: extractors["lite0"] = Lite0Features()
     if inception: extractors["inception"] = inception
     return ImageEvaluator(data, load_dataset(data.name, "test", root), extractors, n_reference, cache)
 
