@@ -4,20 +4,23 @@
 
 # %% auto #0
 __all__ = ['LOCK', 'RUNNER_LOCK', 'NEVER_REMOVED', 'BEFORE_RESULTS', 'RESULTS', 'repo_root', 'json_ready', 'check_kind',
-           'is_imported', 'read_parameters', 'check_counts', 'check_numbers', 'check_lists', 'check_seeds',
-           'write_json', 'read_distance', 'commit', 'device_name', 'Run', 'check_run_name', 'lock_folder', 'is_locked',
-           'holds_only', 'is_run', 'is_free', 'clear_run', 'can_resume', 'settings_of', 'other_settings', 'run_family',
-           'why_taken', 'new_run', 'old_run', 'open_run', 'write_manifest', 'pick_device', 'FlopCounter', 'count_flops',
-           'kept_bytes', 'count_costs', 'classifier_folder', 'make_evaluator', 'spread_labels', 'sample_share',
-           'Progress', 'seconds_per_step', 'score_samples', 'json_rows', 'expand_grid', 'in_use', 'grid_settings',
-           'fits_grid', 'file_state', 'run_state', 'make_room', 'start_run', 'run_one', 'run_grid', 'main',
-           'read_report', 'report_scores', 'report_row', 'table_cell', 'markdown_table', 'report_table']
+           'is_imported', 'parameter_kinds', 'read_parameters', 'settings_cell', 'check_counts', 'check_numbers',
+           'check_lists', 'check_seeds', 'write_json', 'read_distance', 'commit', 'device_name', 'Run',
+           'check_run_name', 'lock_folder', 'is_locked', 'holds_only', 'is_run', 'is_free', 'clear_run', 'can_resume',
+           'settings_of', 'other_settings', 'run_family', 'why_taken', 'new_run', 'old_run', 'open_run',
+           'write_manifest', 'pick_device', 'FlopCounter', 'count_flops', 'kept_bytes', 'count_costs',
+           'classifier_folder', 'make_evaluator', 'spread_labels', 'sample_share', 'Progress', 'seconds_per_step',
+           'score_samples', 'json_rows', 'expand_grid', 'in_use', 'grid_settings', 'fits_grid', 'file_state',
+           'run_state', 'make_room', 'start_run', 'run_one', 'run_grid', 'main', 'read_report', 'report_scores',
+           'report_row', 'table_cell', 'markdown_table', 'report_table']
 
 # %% ../nbs/13_experiment.ipynb #4ee01cc8
 import argparse
 import ast
+import builtins
 import fcntl
 import hashlib
+import inspect
 import itertools
 import json
 import math
@@ -85,22 +88,49 @@ def is_imported(name: str, value) -> bool:
     modules = [vars(m) for k, m in list(sys.modules.items()) if k.split(".")[0] == "cdrl"]
     return any(name in m and m[name] is value for m in modules)
 
+# %% ../nbs/13_experiment.ipynb #6689a807
+def parameter_kinds(scope: dict # globals() of the notebook
+                   ) -> dict: # name: type of each annotated assignment
+    "What the notebook's parameters cell declares: the annotated assignments among the cells that were run."
+    found = {}
+    for source in scope.get("In", []):
+        try: nodes = ast.parse(source).body
+        except SyntaxError: continue                                                  # a magic command
+        for node in nodes:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                found[node.target.id] = getattr(builtins, ast.unparse(node.annotation), None)
+    return found or dict(scope.get("__annotations__", {}))
+
 # %% ../nbs/13_experiment.ipynb #6ebde2f8
-def read_parameters(scope: dict, # globals() of the notebook
-                    known # names that the notebook has
-                   ) -> dict: # name: value of the known ones
-    """The notebook's parameters. Raises `ValueError` for a plain value of an unknown name, and says which name may have
-    been meant, and for values that `check_kind` refuses."""
-    plain, kinds = (str, int, float, bool, list, dict, tuple, type(None)), scope.get("__annotations__", {})
+def read_parameters(scope: dict # globals() of the notebook
+                   ) -> dict: # name: value of all that the parameters cell declares
+    """The notebook's parameters. Raises `ValueError` for a plain value of a name that the parameters cell does not
+    declare, and says which name may have been meant, and for values that `check_kind` refuses."""
+    plain, kinds = (str, int, float, bool, list, dict, tuple, type(None)), parameter_kinds(scope)
     skip = {"In", "Out", "exit", "quit", "open"}
     def given(k, v):
         if not isinstance(v, plain) or k.startswith("_") or k in skip: return False
-        return k in known or not is_imported(k, v)
+        return k in kinds or not is_imported(k, v)
     found = {k: v for k, v in scope.items() if given(k, v)}
     for k, v in found.items():
-        if k not in known: raise ValueError(f"parameter '{k}' is unknown; did you mean {' or '.join(get_close_matches(k, known, 3, 0.4)) or 'one of ' + ', '.join(sorted(known))}?")
-        check_kind(k, v, kinds.get(k))
-    return {k: found[k] for k in known if k in found}
+        if k not in kinds:
+            near = " or ".join(get_close_matches(k, kinds, 3, 0.4)) or "one of " + ", ".join(sorted(kinds))
+            raise ValueError(f"parameter '{k}' is unknown; did you mean {near}?")
+        check_kind(k, v, kinds[k])
+    return {k: found[k] for k in kinds if k in found}
+
+# %% ../nbs/13_experiment.ipynb #7f469001
+def settings_cell() -> list: # lines
+    "Lines of a parameters cell for all settings of `Config` but the dataset; None is the preset's value."
+    lines = []
+    for line in inspect.getsource(Config).splitlines():
+        setting = re.fullmatch(r"    (\w+): (\w+) = .*?  +# (.*)|    (\w+): (\w+) = .*? # (.*)", line)
+        if re.fullmatch(r"    # .*", line): lines.append(line.strip())
+        elif setting:
+            name, kind, words = [g for g in setting.groups() if g is not None]
+            start = f"{name}: {'list' if kind == 'tuple' else kind} = None"
+            if name != "dataset": lines.append(f"{start:<33}# {words}")
+    return lines
 
 # %% ../nbs/13_experiment.ipynb #7541b3c8
 def check_counts(parameters: dict, # from `read_parameters`

@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file
 
 from cdrl.config import PRESETS, Config
-from cdrl.experiment import lock_folder
+from cdrl.experiment import lock_folder, settings_cell
 from cdrl.model import CDRL
 from conftest import ROOT, TINY
 
@@ -38,7 +38,19 @@ def test_every_setting_is_a_parameter_of_train():
     assert not missing, f"{missing} cannot be set with -p: add them to the parameters cell of nbs/train.ipynb"
 
 
-@pytest.mark.parametrize("extra", [dict(), dict(conditional=True), dict(initializer="absent"), dict(energy_scale="langevin", step_size="paper", precision="bf16"), dict(metropolis=True, level_weights=[3, 1, 1, 1, 1, 0])],
+@pytest.mark.parametrize("name", ["train", "checkerboard"])
+def test_settings_in_the_parameters_cell_are_those_of_config(name):
+    "Word for word; `settings_cell()` prints what belongs there."
+    nb = nbformat.read(ROOT / f"nbs/{name}.ipynb", 4)
+    cell = next(c.source for c in nb.cells if "parameters" in c.metadata.get("tags", []))
+    lines, made = cell.splitlines(), settings_cell()
+    wanted = {line.split(":")[0]: line for line in made if not line.startswith("#")}
+    found = {line.split(":")[0]: line for line in lines if line.split(":")[0] in wanted}
+    assert found == {k: wanted[k] for k in found} and len(found) > 10
+    if name == "train": assert lines[-len(made):] == made
+
+
+@pytest.mark.parametrize("extra", [dict(), dict(conditional=True), dict(initializer="absent"), dict(energy_scale="langevin", step_size="paper", precision="bf16"), dict(metropolis=True, level_weights=[3, 1, 0])],
                          ids=["default", "conditional", "drl", "paper-scale", "metropolis"])
 def test_train(notebook, extra):
     run = notebook("train", **{**TINY, **extra}) / "digits"
