@@ -54,7 +54,7 @@ class Config:
     # training (Algorithm 1)
     n_langevin: int = 15                   # K
     metropolis: bool = False               # accept or reject each Langevin step
-    level_weights: tuple = ()              # how often each level is trained, t = 0 … T-1; (): equally
+    level_weights: tuple = ()              # how often each level is trained, lowest first; empty: equally
     variance_reduction: bool = True        # one noise for both levels of a pair
     batch_size: int = 256                  # 8 × 32, over all devices
     accumulate: int = 1                    # passes that a device's share of the batch is split into, to save memory
@@ -83,7 +83,7 @@ class Config:
 SMALL = dict(energy_scale="noise", step_size="posterior", ebm_act="silu", ebm_conditioning="film", ebm_spectral=False, ebm_beta1=0.0, ebm_lr=2e-3, init_lr=1e-3,
              warmup=200, init_warmup_offset=0, decay_from=0.6, n_langevin=10, batch_size=128, ema=0.995, flip=False, cuda_graphs=True)
 
-# %% ../nbs/08_config.ipynb #b3356eed
+# %% ../nbs/08_config.ipynb #2a46de16
 TWO_PHASES = dict(ebm_base="gaussian", warm_start=0.8, recovery_rate=0.1, logsnr_max=6.0)
 DIGITS = dict(SMALL, **TWO_PHASES, dataset="digits", n_levels=3, n_langevin=5, step_r=0.7,
               ebm_channels=16, ebm_channel_mult=(1, 2), ebm_n_blocks=2,
