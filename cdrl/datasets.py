@@ -426,7 +426,9 @@ def read_emoji(archive: Path # the npm package, emoji-datasource-google-16.x.y.t
               ) -> dict: # x uint8 [3786, 3, 32, 32], y long [N], test bool [N]
     "Cut the sheet into images. Raises `ValueError` if the archive is not that package."
     remedy = "get it again: npm pack emoji-datasource-google@16"
-    x, y, test = [], [], []
+    x = []
+    y = []
+    test = []
     with reading(archive, "is not the npm package emoji-datasource-google 16", remedy):
         with tarfile.open(archive) as t:
             entries = json.load(t.extractfile("package/emoji.json"))
@@ -513,10 +515,9 @@ def load_color_digits(split: str, # "train" (1,437 digits) or "test" (360, each 
         raise ValueError(f"label '{label}' of color_digits is unknown; choose one of attributes, joint, "
                          f"{', '.join(ATTRIBUTES)}")
     grey = load_sklearn_digits(split)
-    every = np.meshgrid(np.arange(len(grey)), range(len(INKS)), range(len(PAPERS)), indexing="ij")
-    index, ink, paper = (v.ravel() for v in every)
-    x = print_in_color(grey.x[index], ink, paper)
-    y = np.stack([grey.y[index], ink, paper], 1)
+    every = np.indices((len(grey), len(INKS), len(PAPERS))).reshape(3, -1)           # image, ink and paper of each copy
+    x = print_in_color(grey.x[every[0]], *every[1:])
+    y = np.stack([grey.y[every[0]], *every[1:]], 1)
     if split == "train" and label not in ATTRIBUTES:
         keep = ~unseen(*y.T)
         x, y = x[keep], y[keep]
