@@ -10,14 +10,14 @@ __all__ = ['SMALL', 'TWO_PHASES', 'DIGITS', 'WARM', 'PRESETS', 'SPEED_ONLY', 'RA
 import math
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from .data import resolve_dataset
+from .datasets import resolve_dataset
 from .model import CDRL
 
 # %% ../nbs/08_config.ipynb #ffed2b97
 @dataclass(frozen=True)
 class Config:
     "Every setting of a run; the defaults are the paper's for CIFAR-10 (appendix A). Raises `ValueError` that says what is allowed."
-    dataset: str = "cifar10"               # a name known to cdrl.data, or folder:PATH
+    dataset: str = "cifar10"               # a name known to cdrl.datasets, or folder:PATH
     conditional: bool = False              # give the labels to both networks
     label_dropout: float = 0.1             # share of labels replaced by "no class" in training
     flip: bool = True                      # random horizontal flips

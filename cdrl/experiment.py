@@ -46,7 +46,8 @@ from .layers import frozen
 from .ebm import value_and_grad
 from .model import write_whole
 from .config import SPEED_ONLY, Config, build_model, get_config
-from .data import ImageData, load_dataset, resolve_dataset
+from .data import ImageData
+from .datasets import load_dataset, resolve_dataset
 from .metrics import ImageEvaluator, Lite0Features, PointEvaluator, load_classifier
 from .parallel import gather_rows, rank, share, world
 from .trainer import Checkpoints, DivergenceError, Trainer

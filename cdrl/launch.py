@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 import yaml
 from .config import get_config
-from .data import load_dataset
+from .datasets import load_dataset
 from .parallel import agree, barrier, gather_rows, join_group, rank, world
 from .metrics import INCEPTION_SHA256, InceptionFeatures
 from .model import CDRL

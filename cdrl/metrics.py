@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from prdc import compute_prdc
 from safetensors.torch import load_file, save_file
-from .data import BatchStream, ImageData, file_sha256
+from .data import BatchStream, ImageData
+from .files import file_sha256
 from .model import write_whole
 
 # %% ../nbs/10_metrics.ipynb #59ca66d0

@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 from pathlib import Path
 
-from .data import load_dataset, photo_patches
+from .datasets import load_dataset, photo_patches
 from .schedule import Schedule, bcast, diffuse, randn
 from .layers import frozen
 from .ebm import value_and_grad

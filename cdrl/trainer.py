@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from fastcore.basics import patch
-from .data import BatchStream, ImageData, file_sha256, fingerprint_difference, load_dataset
+from .data import BatchStream, ImageData, fingerprint_difference
+from .datasets import load_dataset
+from .files import file_sha256
 from .schedule import RowGenerator, noisy_pair, posterior_mean, rand
 from .layers import frozen
 from .recovery import ebm_loss, initializer_loss

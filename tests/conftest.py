@@ -9,7 +9,7 @@ import papermill
 import pytest
 
 from cdrl.config import Config, get_config
-from cdrl.data import load_dataset
+from cdrl.datasets import load_dataset
 from cdrl.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from cdrl.config import build_model, get_config
-from cdrl.data import BatchStream, load_dataset, read_image
+from cdrl.data import BatchStream
+from cdrl.datasets import load_dataset
+from cdrl.files import read_image
 from cdrl.ebm import EBM
 from cdrl.experiment import open_run, pick_device, read_report
 from cdrl.layers import EnergyBlock

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cdrl.config import build_model, get_config
-from cdrl.data import load_dataset
+from cdrl.datasets import load_dataset
 from cdrl.experiment import pick_device
 from cdrl.layers import frozen
 from cdrl.model import CDRL

@@ -1,19 +1,28 @@
 """Every loader on files in its set's true format; conversion of an ImageNet-sized set in little memory."""
+import gzip
+import hashlib
+import http.server
 import json
+import os
 import pickle
 import shutil
 import subprocess
 import sys
 import tarfile
+import threading
+import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision import datasets as tvd
 
-from cdrl.data import BatchStream, as_rgb, fingerprint_difference, load_dataset, read_pickle, resolve_dataset
-from made_data import MAKERS, make_imagenet32
+from cdrl.data import BatchStream, fingerprint_difference
+from cdrl.datasets import load_dataset, resolve_dataset
+from cdrl.files import as_rgb, read_pickle
+from made_data import MAKERS, make_emoji, make_imagenet32
 
 EXPECTED = {  # images in the training set, shape, classes
     "mnist": (40, (1, 32, 32), 10), "fashion_mnist": (40, (1, 32, 32), 10), "cifar10": (100, (3, 32, 32), 10), "cifar100": (40, (3, 32, 32), 100), "svhn": (30, (3, 32, 32), 10),
@@ -53,7 +62,8 @@ MEMORY = """
 import json, re, sys, time
 from pathlib import Path
 import torch
-from cdrl.data import BatchStream, load_dataset
+from cdrl.data import BatchStream
+from cdrl.datasets import load_dataset
 root, start = Path(sys.argv[1]), time.time()
 data = load_dataset("imagenet32", "train", root)
 converted, start = time.time() - start, time.time()
@@ -218,7 +228,7 @@ def test_grey_tiff_of_12_bits_and_where_white_is_zero(tmp_path):
 AT_ONCE = """
 import sys, time
 from pathlib import Path
-from cdrl.data import load_dataset
+from cdrl.datasets import load_dataset
 name, root, me, start = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), time.time()
 (root / f"ready{me}").touch()
 while not (root / f"ready{1 - me}").exists() and time.time() < start + 60: time.sleep(0.001)
@@ -240,3 +250,130 @@ def test_two_processes_unpack_and_convert_the_same_set(tmp_path, name):
     said = [p.communicate()[0] for p in both]
     assert [p.returncode for p in both] == [0, 0] and said[0] == said[1] == load_dataset(name, "train", tmp_path).checksum() + "\n"
     assert [f.name for f in tmp_path.rglob(".*")] == []                                    # nothing temporary is left
+
+
+# --- downloads by two processes at once
+
+DOWNLOAD = """
+import json, sys, time
+from pathlib import Path
+from torchvision import datasets as tvd
+from cdrl.datasets import load_dataset
+name, root, me, there = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4])
+for attribute, value in there.items(): setattr({"mnist": tvd.MNIST, "cifar10": tvd.CIFAR10, "svhn": tvd.SVHN}.get(name), attribute, value)
+(root.parent / f"ready{me}").touch()
+while not (root.parent / f"ready{1 - me}").exists(): time.sleep(0.001)
+print("checksum", load_dataset(name, "train", root, download=True).checksum())
+"""
+
+
+class SlowServer(http.server.SimpleHTTPRequestHandler):
+    """Sends files in two pieces with a pause, so that downloads overlap; notes which were asked for."""
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        data = Path(self.translate_path(self.path)).read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        try:
+            self.wfile.write(data[:len(data) // 2])
+            time.sleep(0.2)
+            self.wfile.write(data[len(data) // 2:])
+        except ConnectionError: pass                                                       # torchvision looks first whether it is sent elsewhere, and hangs up
+    def log_message(self, *_): pass
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A folder, the address at which a server offers it, and the files that it was asked for."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    def handler(*a, **kw): return SlowServer(*a, directory=str(folder), **kw)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.asked = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    yield folder, f"http://127.0.0.1:{server.server_port}", server.asked
+    server.shutdown()
+
+
+def md5(path): return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def offer(name, folder, address):
+    """Put a small set on the server as torchvision expects it; returns what torchvision must know of it."""
+    MAKERS[name](folder)
+    if name == "mnist":
+        packed = []
+        for f in sorted((folder / "MNIST/raw").iterdir()):
+            gz = folder / f"{f.name}.gz"
+            gz.write_bytes(gzip.compress(f.read_bytes()))
+            packed.append((gz.name, md5(gz)))
+        return dict(mirrors=[f"{address}/"], resources=packed)
+    if name == "cifar10":
+        archive = folder / "cifar-10-python.tar.gz"
+        with tarfile.open(archive, "w:gz") as t: t.add(folder / "cifar-10-batches-py", "cifar-10-batches-py")
+        return dict(url=f"{address}/{archive.name}", tgz_md5=md5(archive))
+    files = {part: f"{part}_32x32.mat" for part in ("train", "test")}
+    return dict(split_list={part: [f"{address}/{f}", f, md5(folder / f)] for part, f in files.items()})
+
+
+CLASSES = {"mnist": tvd.MNIST, "cifar10": tvd.CIFAR10, "svhn": tvd.SVHN}
+
+
+def two_at_once(name, root, there, **environment):
+    """What two processes say that load the same missing set at once; they must not fail."""
+    both = [subprocess.Popen([sys.executable, "-c", DOWNLOAD, name, str(root), str(i), json.dumps(there)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             text=True, env={**os.environ, **environment}) for i in (0, 1)]
+    said = [p.communicate() for p in both]
+    assert [p.returncode for p in both] == [0, 0], said
+    return [next(line for line in out.splitlines() if line.startswith("checksum")) for out, _ in said]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_two_processes_download_the_same_set(tmp_path, served, monkeypatch, name):
+    folder, address, asked = served
+    there = offer(name, folder, address)
+    for attribute, value in there.items(): monkeypatch.setattr(CLASSES[name], attribute, value)
+    alone = load_dataset(name, "train", tmp_path / "alone", download=True)
+    assert alone.checksum() == load_dataset(name, "train", folder).checksum()
+    needed = sorted(asked)
+    asked.clear()
+    assert two_at_once(name, tmp_path / "data", there) == [f"checksum {alone.checksum()}"] * 2
+    assert sorted(asked) == needed                                                         # the second process waited, and fetched nothing
+    assert [f.name for f in (tmp_path / "data").rglob(".*")] == [f".{name}.lock"]          # nothing temporary is left
+
+
+NPM = """#!/bin/sh
+[ "$1 $2 $3" = "pack --silent emoji-datasource-google@16" ] || exit 1
+echo called >> "$CALLS"
+head -c 1000 "$PACKAGE" > emoji-datasource-google-16.0.0.tgz
+sleep 0.3
+cat "$PACKAGE" > emoji-datasource-google-16.0.0.tgz
+"""
+
+
+def test_two_processes_download_the_emoji(tmp_path):
+    make_emoji(tmp_path / "served")
+    (tmp_path / "bin").mkdir()
+    npm = tmp_path / "bin/npm"
+    npm.write_text(NPM)
+    npm.chmod(0o755)
+    said = two_at_once("emoji", tmp_path / "data", {}, PATH=f"{npm.parent}:{os.environ['PATH']}", CALLS=str(tmp_path / "calls"),
+                       PACKAGE=str(tmp_path / "served/emoji-datasource-google-16.0.0.tgz"))
+    assert said == [f"checksum {load_dataset('emoji', 'train', tmp_path / 'served').checksum()}"] * 2
+    assert (tmp_path / "calls").read_text() == "called\n"
+    assert sorted(f.name for f in (tmp_path / "data").iterdir()) == [".emoji.lock", "emoji-datasource-google-16.0.0.tgz", "emoji32.npz"]
+
+
+def test_a_download_that_was_cut_is_begun_again(tmp_path, served):
+    folder, address, _ = served
+    there = offer("cifar10", folder, address)
+    root = tmp_path / "data"
+    (root / ".cifar10.download-dead").mkdir(parents=True)                                   # of a process that was killed long ago
+    os.utime(root / ".cifar10.download-dead", (0, 0))
+    whole = (folder / "cifar-10-python.tar.gz").read_bytes()
+    (root / "cifar-10-python.tar.gz").write_bytes(whole[:1000])
+    assert len(two_at_once("cifar10", root, there)) == 2 and (root / "cifar-10-python.tar.gz").read_bytes() == whole
+    assert [f.name for f in root.rglob(".*")] == [".cifar10.lock"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cdrl.config import get_config
-from cdrl.data import load_dataset
+from cdrl.datasets import load_dataset
 from cdrl.experiment import lock_folder, open_run
 from cdrl.trainer import Trainer
 from conftest import ROOT, TINY
@@ -18,7 +18,7 @@ WORKER = """
 import sys, torch
 from pathlib import Path
 from cdrl.config import get_config
-from cdrl.data import load_dataset
+from cdrl.datasets import load_dataset
 from cdrl.trainer import Checkpoints, Trainer
 folder = Path(sys.argv[1])
 settings = dict(ebm_channels=8, ebm_channel_mult=[1], ebm_n_blocks=1, init_channels=8, init_channel_mult=[1], init_n_blocks=1, init_dropout=0.1, batch_size=8, n_langevin=1, conditional=True, steps=900)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cdrl.config import get_config
-from cdrl.data import load_dataset
+from cdrl.datasets import load_dataset
 from cdrl.trainer import Trainer
 
 NETWORKS = dict(ebm_channels=8, ebm_channel_mult=[1, 2], ebm_n_blocks=1, ebm_spectral=False, init_channels=8, init_channel_mult=[1], init_n_blocks=1, init_groups=4, init_dropout=0.0,

@@ -14,7 +14,7 @@ import yaml
 import cdrl.experiment
 import cdrl.launch
 from cdrl.config import build_model, get_config
-from cdrl.data import load_dataset
+from cdrl.datasets import load_dataset
 from cdrl.experiment import (LOCK, RUNNER_LOCK, expand_grid, is_locked, lock_folder, open_run, report_scores, run_grid, run_one, run_state,
                              settings_of, write_json)
 from cdrl.launch import folder_config

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cdrl.config import get_config
-from cdrl.data import load_dataset
+from cdrl.datasets import load_dataset
 from cdrl.experiment import open_run
 from cdrl.launch import launch
 from cdrl.model import CDRL
