@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 import yaml
 from .config import get_config
 from .data import load_dataset
-from .parallel import agree, barrier, gather_rows, join_group, rank, world
+from .parallel import barrier, from_first_process, gather_rows, join_group, n_processes, process_index
 from .metrics import INCEPTION_SHA256, InceptionFeatures
 from .model import CDRL
 from .trainer import Trainer
@@ -35,7 +35,7 @@ def train_folder(run: Run, trainer: Trainer, evaluate, # from `open_run`, with t
                  n_progress: int=500 # samples to measure at each snapshot
                 ) -> None:
     "Go on from the newest intact checkpoint, if there is one, and train to the end; recover from divergence."
-    if agree(bool(run.checkpoints.all())): trainer.load_checkpoint(run.checkpoints.newest()); barrier()
+    if from_first_process(bool(run.checkpoints.all())): trainer.load_checkpoint(run.checkpoints.newest()); barrier()
     progress = Progress(run, evaluate, n_progress)
     trainer.fit(callbacks=[(max(1, trainer.config.steps // snapshots), progress), (checkpoint_every, progress.save)], checkpoints=run.checkpoints)
 
@@ -89,7 +89,7 @@ def draw_features(model: CDRL, evaluate, # `ImageEvaluator`
     labels = spread_labels(n, evaluate.data) if labelled else None
     samples = sample_share(model, n, labels, seed, **sampler)
     features = {k: gather_rows(v) for k, v in evaluate.features(samples).items()}
-    labels = torch.cat([labels[r::world()] for r in range(world())]) if labelled else None           # in the order of the ranks
+    labels = torch.cat([labels[r::n_processes()] for r in range(n_processes())]) if labelled else None           # in the order of the ranks
     return gather_rows(samples), labels, features
 
 # %% ../nbs/13a_launch.ipynb #2cc84529
@@ -109,11 +109,11 @@ def sampling_job(folder: Path, # with job.json
                  device: str, model: str, dataset: str, data: str, n_reference: int, inception: str|None=None, inception_sha256: str|None=None, **drawing) -> None:
     "What each process of `launch_sampling` does."
     weights = InceptionFeatures(inception, inception_sha256 or INCEPTION_SHA256, device) if inception else None
-    if rank() == 0: [load_dataset(dataset, split, data) for split in ("train", "test")]
+    if process_index() == 0: [load_dataset(dataset, split, data) for split in ("train", "test")]
     barrier()
     evaluate = make_evaluator(load_dataset(dataset, "train", data), Path(data), n_reference, weights, Path(data) / "cache")
     samples, labels, features = draw_features(load_model(model, repo_root(), device), evaluate, **drawing)
-    if rank() == 0: save_file({k: v.contiguous() for k, v in dict(samples=samples, **({} if labels is None else {"labels": labels}), **features).items()}, folder / "drawn.safetensors")
+    if process_index() == 0: save_file({k: v.contiguous() for k, v in dict(samples=samples, **({} if labels is None else {"labels": labels}), **features).items()}, folder / "drawn.safetensors")
 
 # %% ../nbs/13a_launch.ipynb #99bcab18
 def command_line() -> argparse.ArgumentParser:
@@ -163,14 +163,14 @@ def main(args: list|None=None # command line; None: the process's own
         return barrier()
     try: config, new = folder_config(a.folder, a.dataset, a.set)
     except ValueError as e: parser.error(str(e))
-    new, source = agree(new), a.data or repo_root() / "data"
-    if rank() == 0: [load_dataset(config.dataset, split, source) for split in ("train", "test")]       # the first converts, the others read what it wrote
+    new, source = from_first_process(new), a.data or repo_root() / "data"
+    if process_index() == 0: [load_dataset(config.dataset, split, source) for split in ("train", "test")]       # the first converts, the others read what it wrote
     barrier()
     data = load_dataset(config.dataset, "train", source)
     trainer, evaluate = Trainer(config, data, device, a.log_every), make_evaluator(data, source, a.n_reference)
-    if new and rank() == 0: open_run(a.folder.parent, a.folder.name, "", asdict(config)).close()       # all settings fit
+    if new and process_index() == 0: open_run(a.folder.parent, a.folder.name, "", asdict(config)).close()       # all settings fit
     barrier()
-    lock = lock_folder(a.folder) if rank() == 0 and not a.locked else None
+    lock = lock_folder(a.folder) if process_index() == 0 and not a.locked else None
     settings = yaml.safe_load((a.folder / "params.yaml").read_text())
     run = Run(a.folder, settings, commit(repo_root()), time.time(), lock, a.keep)
     train_folder(run, trainer, evaluate, a.snapshots, a.checkpoint_every, a.n_progress)
