@@ -83,7 +83,7 @@ def body(self: EBM, y: Tensor, # [B, …]
     """f for fixed conditions and weights: what a Langevin step repeats, eq. (1). Layers are computed in the precision
     of the weights; the residual stream and the readout in their own."""
     readout, = cond[-1]
-    h = affine(self.features(y), *weights[0]).to(readout.dtype)      # the residual stream keeps the precision of readout
+    h = affine(self.features(y), *weights[0]).to(readout.dtype)    # the residual stream keeps the readout's precision
     for block, c, w in zip(self.blocks, cond, weights[1:]): h = block(h) if c is None else block(h, c, w)
     h = F.relu(h) if h.dim() == 2 else F.relu(h).sum((2, 3))
     return (h * readout).sum(1)
