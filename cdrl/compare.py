@@ -19,7 +19,8 @@ from fastcore.basics import patch
 
 from .config import get_config
 from .experiment import read_distance, score_samples, spread_labels
-from .trainer import DivergenceError, Trainer
+from .guard import DivergenceError
+from .trainer import Trainer
 
 # %% ../nbs/14_compare.ipynb #52d23cfa
 @dataclass(frozen=True)

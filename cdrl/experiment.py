@@ -49,8 +49,10 @@ from .config import SPEED_ONLY, Config, build_model, get_config
 from .data import ImageData
 from .datasets import load_dataset, resolve_dataset
 from .metrics import ImageEvaluator, Lite0Features, PointEvaluator, load_classifier
-from .parallel import gather_rows, rank, share, world
-from .trainer import Checkpoints, DivergenceError, Trainer
+from .parallel import gather_rows, n_processes, process_index, process_share
+from .checkpoints import Checkpoints
+from .guard import DivergenceError
+from .trainer import Trainer
 
 # %% ../nbs/13_experiment.ipynb #aa242c29
 def repo_root(start: Path|None=None # where to begin; None: the working directory, then this file
@@ -483,9 +485,9 @@ def count_costs(config, # `Config`
     x, s, t, c = torch.empty(1, *shape, device="meta"), model.schedule, torch.zeros(1, dtype=torch.long, device="meta"), config
     size = lambda m: sum(p.numel() for p in m.parameters()) if m is not None else 0
     with frozen(model.ebm):
-        f = model.ebm.fix(s.logsnr[:-1], None, t)
+        f = model.ebm.f_at(s.logsnr[:-1], None, t)
         gradient = count_flops(lambda: value_and_grad(f, x))
-        if model.base: gradient += count_flops(lambda: model.base.fix(s, t)(x))
+        if model.base: gradient += count_flops(lambda: model.base.value_and_score_at(s, t)(x))
     many = lambda B: (x.expand(B, *shape).contiguous(), t.repeat(B))
     def energy(B=1): return model.ebm(many(2 * B)[0], s.logsnr[:-1], None, many(2 * B)[1]).sum()
     def guess(B=1): return model.initializer(many(B)[0], s.logsnr[1:], None, many(B)[1]).square().sum()
@@ -546,11 +548,12 @@ def spread_labels(n: int, # how many
 def sample_share(model, n: int, # samples of all processes together
                  label=None, # [n] or None
                  seed: int=0, **options # of `CDRL.sample`
-                ) -> torch.Tensor: # [share(n), …]: this process's samples
+                ) -> torch.Tensor: # [process_share(n), …]: this process's samples
     "Draw this process's part of n samples; every process has noise of its own. Alone, it draws all. Raises `ValueError` for fewer samples than processes."
-    if n < world(): raise ValueError(f"{n} samples cannot be shared by {world()} processes; ask for at least {world()}")
-    mine = label[rank()::world()] if label is not None else None
-    return model.sample(share(n), label=mine, seed=seed + 1_000_003 * rank(), **options)
+    if n < n_processes():
+        raise ValueError(f"{n} samples cannot be shared by {n_processes()} processes; ask for at least {n_processes()}")
+    mine = label[process_index()::n_processes()] if label is not None else None
+    return model.sample(process_share(n), label=mine, seed=seed + 1_000_003 * process_index(), **options)
 
 # %% ../nbs/13_experiment.ipynb #08c14e23
 class Progress:
@@ -565,7 +568,7 @@ class Progress:
         samples = sample_share(model, self.n, spread_labels(self.n, trainer.stream.data) if model.n_class else None)
         features = {k: gather_rows(v) for k, v in self.evaluate.features(samples).items()}
         samples = gather_rows(samples[:self.shown if samples.dim() == 4 else 2000])
-        row = dict(step=trainer.step, seconds=trainer.train_seconds, **(self.evaluate.score(features) if rank() == 0 else {}))
+        row = dict(step=trainer.step, seconds=trainer.train_seconds, **(self.evaluate.score(features) if process_index() == 0 else {}))
         trainer.notes.setdefault("quality", []).append(row)
         trainer.notes.setdefault("shown", {})[str(trainer.step)] = samples[:self.shown if samples.dim() == 4 else 2000].clone()
         self.save(trainer)
@@ -573,10 +576,10 @@ class Progress:
         shown = dict(energy_gap="gap {:+.3f}  ", score_loss="score loss {:.3f}  ")                  # of the phase that it is in
         gap = "".join(text.format(last[k]) for k, text in shown.items() if k in last)
         scores = "  ".join(f"{k} {v:.3g}" for k, v in row.items() if k.startswith("fd_") or k in ("inside", "histogram_kl"))
-        if rank() == 0: print(f"{trainer.step:>7}/{trainer.config.steps}  {trainer.train_seconds / 60:5.1f} min  {gap}{scores}  ({time.time() - start:.0f} s to measure)", flush=True)
+        if process_index() == 0: print(f"{trainer.step:>7}/{trainer.config.steps}  {trainer.train_seconds / 60:5.1f} min  {gap}{scores}  ({time.time() - start:.0f} s to measure)", flush=True)
     def save(self, trainer: Trainer) -> None:
         "History and checkpoint only."
-        if rank() == 0: self.run.write_csv("history.csv", trainer.history); self.run.write_csv("quality.csv", trainer.notes.get("quality", []))
+        if process_index() == 0: self.run.write_csv("history.csv", trainer.history); self.run.write_csv("quality.csv", trainer.notes.get("quality", []))
         self.run.checkpoints.save(trainer)
 
 # %% ../nbs/13_experiment.ipynb #304c07f0

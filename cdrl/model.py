@@ -124,9 +124,9 @@ def log_density_at(self: CDRL, t: Tensor, # [B] long, level of y
                    constant: bool=False # no gradient to the parameters
                   ): # callable y [B, …] → F(y; t) [B], with gradients
     "F as a function of y alone (notebook 02a, eq. 1)."
-    e, f = self.schedule.energy_scale[t], self.ebm.fix(self.schedule.logsnr[:-1], label, t, constant=constant)
+    e, f = self.schedule.energy_scale[t], self.ebm.f_at(self.schedule.logsnr[:-1], label, t, constant=constant)
     if self.base is None: return lambda y: e * f(y)
-    base = self.base.fix(self.schedule, t)
+    base = self.base.value_and_score_at(self.schedule, t)
     return lambda y: base(y)[0] + e * f(self.scaled(y, t))
 
 # %% ../nbs/07_model.ipynb #b5362c54
@@ -139,11 +139,11 @@ def target(self: CDRL, t: Tensor, # [B] long, level of y
     "What chains of levels `t` sample from, with all that stays fixed along a chain computed once (eq. (1))."
     e, lam = self.schedule.energy_scale[t], self.schedule.logsnr[:-1]
     with torch.no_grad():
-        f = cond = self.ebm.fix(lam, label, t, dtype)
+        f = cond = self.ebm.f_at(lam, label, t, dtype)
         if guidance:
-            free = self.ebm.fix(lam, None, t, dtype)
+            free = self.ebm.f_at(lam, None, t, dtype)
             f = lambda y: (1 + guidance) * cond(y) - guidance * free(y)
-        base = self.base and self.base.fix(self.schedule, t)
+        base = self.base and self.base.value_and_score_at(self.schedule, t)
         slope = e if base is None else e / self.width[t]
     def F(y):
         value, grad = value_and_grad(f, self.scaled(y, t))

@@ -16,7 +16,8 @@ from .compare import Arm
 from .config import build_model
 from .data import BatchStream
 from .schedule import diffuse, logsnr_cosine
-from .trainer import DivergenceError, lr_factor
+from .guard import DivergenceError
+from .trainer import lr_factor
 
 # %% ../nbs/14a_rivals.ipynb #b9d36c27
 def ancestral(eps, # predictor of noise: (x [B, …], logsnr [B]) → like x

@@ -24,7 +24,7 @@ from .schedule import Schedule, bcast, diffuse, randn
 from .layers import frozen
 from .ebm import value_and_grad
 from .initializer import draw_initial
-from .sampler import progressive_sample, recover, tweedie
+from .sampler import progressive_sample, recovery_chain, tweedie
 from .model import CDRL, as_generator, as_labels, as_steps, finite, whole_number
 from .recovery import recovery_log_density
 
@@ -228,7 +228,7 @@ def inpaint_walk(schedule: Schedule, mean, target, # mean (x_{t+1}, t) of the in
                 below, guess = below[index], guess[index]
             if mean is not None: guess = draw_initial(guess, schedule.init_sigma[levels], generator)
             y, above = clamp(guess), clamp(below)                                                    # in place of known pixels the chain moves dummies that F never sees
-            y = recover(free_target, y, above, schedule.tether[levels], step_scale * schedule.step_size[levels], n_langevin[t], generator, metropolis=metropolis)
+            y = recovery_chain(free_target, y, above, schedule.tether[levels], step_scale * schedule.step_size[levels], n_langevin[t], generator, metropolis=metropolis)
             below = clamp(y) / a
     if P == 1: return below
     return below[torch.multinomial(logw.softmax(1), 1, generator=generator)[:, 0] + P * torch.arange(B, device=x.device)]
@@ -318,7 +318,7 @@ def ood_scores(model: CDRL, x: Tensor, # [N, …] in [-1, 1]
                     y = s.alpha[t] * walk[t]
                     value, grad = F(y)
                     clean = tweedie(walk[t], s.alpha[t] * grad, s.alpha_bar[t], s.sigma_bar[t])      # the score in x_t's own coordinates is α ∇_y F
-                    chain = recover(F, model.guess(walk[t + 1], u, None, generator=g), walk[t + 1], s.tether[t].expand(B), s.step_size[t].expand(B), K[t], g, metropolis=model.metropolis)
+                    chain = recovery_chain(F, model.guess(walk[t + 1], u, None, generator=g), walk[t + 1], s.tether[t].expand(B), s.step_size[t].expand(B), K[t], g, metropolis=model.metropolis)
                     sums += torch.stack([value, -grad.flatten(1).norm(dim=1), recovery_log_density(value, y, walk[t + 1], s.tether[t]) - recovery_log_density(F(chain)[0], chain, walk[t + 1], s.tether[t]),
                                          -(clean - batch).flatten(1).norm(dim=1)])
                 for name, v in zip(("log_density", "score_norm", "recovery", "denoising"), sums / n_noise): add(f"{name}_{t}", v)

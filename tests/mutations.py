@@ -26,6 +26,10 @@ MUTATIONS = [ # what is broken, notebook, line, what it becomes, what must notic
     ("Metropolis' sum is a mean", "06_sampler", "(noise ** 2 - back ** 2).flatten(1).sum(1) / 2", "(noise ** 2 - back ** 2).flatten(1).mean(1) / 2", "nbs/06_sampler.ipynb"),
     ("the base forgets its constant", "02a_gaussian", "return constant + (d * score).sum(1) / 2", "return (d * score).sum(1) / 2", "nbs/02a_gaussian.ipynb"),
     ("the second phase goes on from the last weights", "09_trainer", "p.data.copy_(average.data)", "None", "nbs/09_trainer.ipynb"),
+    ("how far chains reach is a mean over the parts of a batch", "08a_parallel", "if name in EXTREMES:", "if False:", "nbs/08a_parallel.ipynb"),
+    ("passes draw noise of their own", "08a_parallel", "if k: generator.set_state(start)", "None", "nbs/08a_parallel.ipynb"),
+    ("a damaged checkpoint is taken", "08c_checkpoints", "if self.intact(path):", "if True:", "nbs/08c_checkpoints.ipynb"),
+    ("the rate is not lowered after a divergence", "08d_guard", "config.recovery_factor ** (n + 1)", "1", "nbs/08d_guard.ipynb"),
 ]
 
 

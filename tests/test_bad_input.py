@@ -8,17 +8,19 @@ import pytest
 import torch
 from PIL import Image
 
+from cdrl.checkpoints import Checkpoints
 from cdrl.config import build_model, get_config
 from cdrl.data import BatchStream
 from cdrl.datasets import load_dataset
 from cdrl.files import read_image
 from cdrl.ebm import EBM
 from cdrl.experiment import open_run, pick_device, read_report
+from cdrl.guard import DivergenceError
 from cdrl.layers import EnergyBlock
 from cdrl.metrics import InceptionFeatures, frechet_distance, load_classifier, precision_recall
 from cdrl.model import CDRL
 from cdrl.schedule import Schedule
-from cdrl.trainer import Checkpoints, DivergenceError, Trainer
+from cdrl.trainer import Trainer
 from made_data import MAKERS, idx, make_emoji
 
 SMALL = dict(ebm_channels=8, ebm_channel_mult=[1], ebm_n_blocks=1, init_channels=8, init_channel_mult=[1], init_n_blocks=1, batch_size=8, n_langevin=1)

@@ -4,13 +4,15 @@ import copy
 import pytest
 import torch
 
+from cdrl.checkpoints import Checkpoints
 from cdrl.config import build_model, get_config
 from cdrl.datasets import load_dataset
 from cdrl.experiment import pick_device
 from cdrl.layers import frozen
 from cdrl.model import CDRL
+from cdrl.recorded_gradients import record_chains
 from cdrl.sampler import langevin, mala
-from cdrl.trainer import Checkpoints, Trainer
+from cdrl.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 PAPER = dict(ebm_channels=32, ebm_n_blocks=2, init_channels=32)
@@ -45,7 +47,7 @@ def test_recorded_chains_are_the_plain_ones(monkeypatch, preset, shape, settings
     torch.manual_seed(0)
     model = build_model(get_config(preset, **settings), shape, 19).cuda().eval()
     recorded = copy.deepcopy(model)
-    recorded.ebm.record_chains()
+    record_chains(recorded.ebm)
     for weights in range(2):                                              # the second time with other weights
         y, t = torch.randn(2, 8, *shape, device="cuda"), torch.randint(6, (2, 8), device="cuda")
         label = torch.randint(19, (2, 8), device="cuda") if model.n_class else (None, None)

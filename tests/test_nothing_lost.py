@@ -17,9 +17,10 @@ from conftest import ROOT, TINY
 WORKER = """
 import sys, torch
 from pathlib import Path
+from cdrl.checkpoints import Checkpoints
 from cdrl.config import get_config
 from cdrl.datasets import load_dataset
-from cdrl.trainer import Checkpoints, Trainer
+from cdrl.trainer import Trainer
 folder = Path(sys.argv[1])
 settings = dict(ebm_channels=8, ebm_channel_mult=[1], ebm_n_blocks=1, init_channels=8, init_channel_mult=[1], init_n_blocks=1, init_dropout=0.1, batch_size=8, n_langevin=1, conditional=True, steps=900)
 trainer, kept = Trainer(get_config("digits", **settings), load_dataset("digits"), log_every=7), Checkpoints(folder)
