@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NOISE_SCHEDULES', 'logsnr_cosine', 'logsnr_linear', 'logsnr_sigmoid', 'Fp32Buffers', 'Schedule',
-           'check_schedule_options', 'bcast', 'diffuse', 'RowGenerator', 'randn', 'rand', 'noisy_pair',
-           'posterior_mean']
+           'check_schedule_options', 'bcast', 'diffuse', 'RowGenerator', 'randn', 'rand', 'noisy_pair', 'noise_step',
+           'noised_walk', 'posterior_mean']
 
 # %% ../nbs/00_schedule.ipynb #86ebb5c2
 import math
@@ -149,6 +149,25 @@ def noisy_pair(schedule: Schedule, # the levels
         sigma = schedule.sigma[t]
         x_next = bcast((1 - sigma ** 2).sqrt(), x0) * x_t + bcast(sigma, x0) * randn(x0, generator)
     return bcast(schedule.alpha[t], x0) * x_t, x_next
+
+# %% ../nbs/00_schedule.ipynb #d918cd25
+def noise_step(schedule: Schedule, # the levels
+               x: Tensor, # [B, …] x_t
+               t: int, # its level, 0 … T-1
+               generator: torch.Generator|None=None, # source of the noise
+              ) -> Tensor: # x_{t+1}, like x
+    "One step up: a draw of x_{t+1} given x_t (the forward process, paper §3.1)."
+    sigma = schedule.sigma[t]
+    return (1 - sigma ** 2).sqrt() * x + sigma * randn(x, generator)
+
+def noised_walk(schedule: Schedule, # the levels
+                x: Tensor, # [B, …] data in [-1, 1]
+                generator: torch.Generator|None=None, # source of the noise
+               ) -> list: # x_0 … x_T, each like x
+    "One walk of data through all levels, each a noisier version of the one before."
+    walk = [schedule.alpha_bar[0] * x + schedule.sigma_bar[0] * randn(x, generator)]
+    for t in range(schedule.n_levels): walk.append(noise_step(schedule, walk[-1], t, generator))
+    return walk
 
 # %% ../nbs/00_schedule.ipynb #b5f96c45
 def posterior_mean(schedule: Schedule, # the levels

@@ -17,7 +17,7 @@ MUTATIONS = [ # what is broken, notebook, line, what it becomes, what must notic
     ("noise variance reduction is ignored", "00_schedule", "if variance_reduction: x_next", "if True: x_next", STEP),
     ("gradients are not clipped", "09_trainer", "nn.utils.clip_grad_norm_(net.parameters(), self.config.grad_clip)", "nn.utils.clip_grad_norm_(net.parameters(), 1e9)", STEP),
     ("flips are ignored", "01_data", "if self.flip:", "if False:", "nbs/01_data.ipynb"),
-    ("labels of samples are reversed", "07_model", "c = label[i:i + B] if", "c = label[i:i + B].flip(0) if", "nbs/07_model.ipynb"),
+    ("labels of samples are reversed", "07_model", "replace(self, label=self.label[rows])", "replace(self, label=self.label[rows].flip(0))", "nbs/07_model.ipynb"),
     ("the order of batches is not restored", "09_trainer", 'self.stream.generator.set_state(state[\\"data_rng\\"])', "None", "nbs/09_trainer.ipynb"),
     ("the random state of dropout is not restored", "09_trainer", 'torch.set_rng_state(state[\\"torch_rng\\"])', "None", "nbs/09_trainer.ipynb"),
     ("chains have no tether", "05_recovery", "return torch.addcmul(score, bcast(tether, y), x_next - y)", "return score + 0 * x_next", STEP),

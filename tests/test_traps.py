@@ -13,13 +13,15 @@ import yaml
 
 import cdrl.experiment
 import cdrl.launch
+from cdrl.composition import concept_evidence, sample_composed
 from cdrl.config import build_model, get_config
 from cdrl.datasets import load_dataset
+from cdrl.detection import fpr95, ood_scores
 from cdrl.experiment import (LOCK, RUNNER_LOCK, expand_grid, is_locked, lock_folder, open_run, report_scores, run_grid, run_one, run_state,
                              settings_of, write_json)
+from cdrl.inpainting import inpaint, inpainting_masks, known_log_weight
 from cdrl.launch import folder_config
 from cdrl.metrics import SmallClassifier, inception_scores, load_classifier, nearest, save_classifier
-from cdrl.tasks import concept_evidence, fpr95, inpaint, inpainting_masks, known_log_weight, langevin_list, ood_scores, sample_composed
 from conftest import ROOT
 
 SMALL = dict(ebm_channels=8, ebm_channel_mult=[1], ebm_n_blocks=1, init_channels=8, init_channel_mult=[1], init_n_blocks=1, n_langevin=1)
@@ -200,7 +202,7 @@ def test_grid_of_the_committed_reports_is_finished():
         assert {run_state(ROOT / "reports" / name, spec["notebook"], p) for name, p in expand_grid(spec).items()} == {"finished"}
 
 
-# --- tasks
+# --- composition, inpainting, detection
 
 @pytest.mark.parametrize("junk", [NAN, INF, -INF, 1e30])
 @pytest.mark.parametrize("options", [dict(), dict(n_particles=4), dict(n_particles=3, n_resample=2, batch_size=6)], ids=str)
@@ -227,7 +229,7 @@ def test_weights_of_particles_do_not_depend_on_other_images():
     (lambda: sample_composed(net(conditional=True), 2, [1, 2], rule="or", guidance=NAN), "guidance must be a finite number"), (lambda: sample_composed(net(conditional=True), 2, [1], n_langevin=INF), "whole number"),
     (lambda: inpaint(net(conditional=True), torch.zeros(2, 1, 8, 8), torch.ones(1, 1, 8, 8, dtype=torch.bool), label=1, guidance=INF), "guidance must be a finite number"),
     (lambda: inpaint(net(), torch.full((1, 1, 8, 8), NAN), torch.ones(1, 1, 8, 8, dtype=torch.bool)), "known pixels are not finite"),
-    (lambda: langevin_list(net(), [1, 1, 1, 1, 1, True]), "whole number")])
+    (lambda: net().chain([1, 1, 1, 1, 1, True]), "whole number")])
 def test_tasks_say_what_is_wrong(call, message):
     with pytest.raises(ValueError) as e: call()
     assert message in str(e.value)
