@@ -8,8 +8,10 @@ from pathlib import Path
 from urllib.parse import unquote
 
 # Code and formulas hold brackets that are no links.
-NO_PROSE = re.compile(r"(^ {0,3}(?P<fence>`{3,}|~{3,}).*?^ {0,3}(?P=fence)[`~]*[ \t]*$|`[^`\n]+`|\$\$.*?\$\$|\$[^$\n]+\$)", re.M | re.S)
+FENCED = r"^ {0,3}(?P<fence>`{3,}|~{3,}).*?^ {0,3}(?P=fence)[`~]*[ \t]*$"
+NO_PROSE = re.compile(rf"{FENCED}|`[^`\n]+`|\$\$.*?\$\$|\$[^$\n]+\$", re.M | re.S)
 LINK = re.compile(r"""(\]\(|\b(?:src|href)=["'])([^)\s"'<>]+)""")
+NETWORK = re.compile(r"""(?:url\(|@import)\s*["']?((?:https?:)?//[^)"'\s]+)""") # in style sheets
 ELSEWHERE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:|//|#|\?")
 
 
@@ -77,14 +79,18 @@ class Page(HTMLParser):
 
 
 def broken(site: Path, # folder of a built site
-          ) -> list[str]: # one line for each link to a missing file or heading, and for each thing that a page would load from the network
+          ) -> list[str]: # one line for each missing file or heading, and for what is loaded from afar
     "What is wrong with the links, images, scripts and styles of a site."
-    pages = {path.relative_to(site).as_posix(): Page(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))}
+    files = {path.relative_to(site).as_posix(): path for path in sorted(site.rglob("*.html"))}
+    pages = {name: Page(path.read_text(encoding="utf-8")) for name, path in files.items()}
     found = []
     for name, page in pages.items():
         for link in dict.fromkeys(page.links + page.loaded):
             problem = trouble(link, name, pages, site, link in page.loaded)
             if problem: found.append(f"{name}: {problem}")
+    for path in sorted(site.rglob("*.css")):
+        remote = NETWORK.findall(path.read_text(encoding="utf-8"))
+        found += [f"{path.relative_to(site).as_posix()}: {link} is loaded from the network" for link in remote]
     return found
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 DIRECTIVE = re.compile(r"#\s*\|\s*(.*)")
 HIDDEN_LINE = re.compile(r"#\s*\|\s*hide_line\s*$")
-OPTIONS = {"echo", "output", "include", "label", "code-fold", "code-summary", "fig-cap", "fig-alt", "tbl-cap"} # not nbdev's: they stay
+OPTIONS = {"echo", "output", "include", "label", "code-fold", "code-summary", "fig-cap", "fig-alt", "tbl-cap"} # stay
 PROGRESS = re.compile(r"^.*?\d+%\|.*\|.*$|^\s*\d+it \[.*\]\s*$")
 TAGS = {"hide_input": "remove-input", "hide_output": "remove-output"}
 
@@ -23,7 +23,7 @@ def tags(cell: dict, # a cell
 
 
 def split_title(text: str, # Markdown
-               ) -> tuple[str, str, str]: # title, one-line summary, and the rest; both are empty where there is no title
+               ) -> tuple[str, str, str]: # title, one-line summary, rest; no title: the text is the rest
     "Split the first cell of a notebook as nbdev does: `# title`, `> summary`, `- key: value` lines, and the rest."
     match = re.match(r"\s*# (.+)\n*", text)
     if not match: return "", "", text
@@ -35,7 +35,7 @@ def split_title(text: str, # Markdown
 
 
 def split_directives(code: str, # source of a code cell
-                    ) -> tuple[dict[str, str], str]: # directives with what follows their name; the code without those of nbdev
+                    ) -> tuple[dict[str, str], str]: # directives and what follows them; the code
     "Take nbdev's directives (`#| export`) from the top of a cell, and the lines that end in `#| hide_line`."
     found, kept = {}, []
     lines = code.split("\n")
@@ -104,7 +104,8 @@ def readable(notebook: dict, # a notebook
             if text.strip(): cells.append(markdown_cell(rewrite(text)))
         if cell["cell_type"] == "code":
             shown = clean_code(cell)
-            if shown: cells.append({**shown, "outputs": [rewrite_output(output, rewrite) for output in shown["outputs"]]})
+            if not shown: continue
+            cells.append({**shown, "outputs": [rewrite_output(output, rewrite) for output in shown["outputs"]]})
     return title, summary, cells
 
 

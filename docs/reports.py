@@ -2,10 +2,10 @@
 import json
 from pathlib import Path
 
-SHOWN = {".ipynb", ".png", ".svg", ".jpg", ".json", ".csv", ".yaml", ".yml", ".md", ".txt"} # what a page shows or links to
 PICTURES = {".png", ".svg", ".jpg"}
+SHOWN = PICTURES | {".ipynb", ".json", ".csv", ".yaml", ".yml", ".md", ".txt"} # what a page shows or links to
 WEIGHTS = {".safetensors", ".npz"} # named with their size, not copied into the site
-FACTS = {"device": "device", "threads": "threads", "commit": "commit", "torch": "torch", "started": "started"} # of manifest.json
+FACTS = ("device", "threads", "commit", "torch", "started") # of manifest.json
 
 
 def run_folders(reports: Path, # folder of the runs
@@ -29,7 +29,7 @@ def facts(folder: Path, # a run folder
     path = folder / "manifest.json"
     if not path.is_file(): return {}
     manifest = json.loads(path.read_text(encoding="utf-8"))
-    found = {name: str(manifest[key]) for key, name in FACTS.items() if manifest.get(key) not in (None, "")}
+    found = {name: str(manifest[name]) for name in FACTS if manifest.get(name) not in (None, "")}
     if manifest.get("wall_seconds"): found["time"] = f"{manifest['wall_seconds'] / 60:.1f} minutes"
     return found
 

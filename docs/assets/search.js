@@ -1,4 +1,4 @@
-// Search by words instead of smalldocs' fuzzy one: every word of the query must be in a section; titles count most.
+// Search by words instead of smalldocs' fuzzy one: a section must have every word; titles and phrases count most.
 // The index is a script, because a page that is opened from a disk may not fetch() its neighbours.
 (() => {
   "use strict";
@@ -13,25 +13,27 @@
   });
   window.fetch = (url, ...rest) => (String(url).endsWith("search.json") ? loadIndex() : plainFetch(url, ...rest));
 
+  const plain = (text) => text.toLowerCase().replace(/_/g, " "); // step_size is found as "step size"
   const count = (text, word) => text.split(word).length - 1;
-  const score = (entry, words) => {
-    let total = 0;
+  const score = (entry, query) => {
+    const words = query.split(/\s+/).filter(Boolean);
+    let points = 0;
     for (const word of words) {
-      const points = 20 * count(entry.title, word) + 10 * count(entry.section, word) + Math.min(count(entry.text, word), 5);
-      if (!points) return 0;
-      total += points;
+      const found = 10 * count(entry.heading, word) + Math.min(count(entry.text, word), 5);
+      if (!found) return 0;
+      points += found;
     }
-    return total * entry.weight;
+    const phrase = 30 * count(entry.heading, query) + 10 * Math.min(count(entry.text, query), 3);
+    return (points + phrase) * entry.weight;
   };
   window.Fuse = class {
     constructor(index) {
-      this.entries = index.map((item) => ({
-        item, weight: item.weight, title: item.title.toLowerCase(), section: item.section.toLowerCase(), text: item.text.toLowerCase(),
-      }));
+      this.entries = index.map((item) => (
+        { item, weight: item.weight, heading: plain(`${item.title}; ${item.section}`), text: plain(item.text) }));
     }
     search(query, { limit }) {
-      const words = query.toLowerCase().split(/\s+/).filter(Boolean);
-      const scored = this.entries.map((entry) => ({ item: entry.item, points: score(entry, words) }));
+      const wanted = plain(query).trim();
+      const scored = this.entries.map((entry) => ({ item: entry.item, points: score(entry, wanted) }));
       return scored.filter((hit) => hit.points).sort((a, b) => b.points - a.points).slice(0, limit);
     }
   };
