@@ -32,7 +32,7 @@ class Links:
         path, tail = re.fullmatch(r"([^#?]*)(.*)", link, re.S).groups()
         for base in bases:
             target = posixpath.normpath(posixpath.join(base, unquote(path)))
-            found = self.pages.get(target) or self.copy(target)
+            found = self.pages.get(target) or self.copy(target) or self.listing(target)
             if found: return posixpath.relpath(found, posixpath.dirname(page) or ".") + tail
         self.missing.append(f"{source}: {link} does not exist")
         return link
@@ -45,6 +45,19 @@ class Links:
         copied.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(self.root / target, copied)
         return target
+
+    def listing(self, target: str, # path in the repository
+               ) -> str | None: # path of a page; None if there is no such folder
+        "A page that lists the files of a folder, for a folder that has no page of its own."
+        folder = self.root / target
+        if target.startswith("../") or not folder.is_dir(): return None
+        page = f"folders/{target.strip('./').replace('/', '-')}.md"
+        self.pages[target] = page
+        names = [path.name for path in sorted(folder.iterdir()) if path.is_file()]
+        lines = [f"- [{name}](../{self.copy(posixpath.join(target, name))})" for name in names]
+        (self.stage / "folders").mkdir(exist_ok=True)
+        (self.stage / page).write_text("\n".join([f"# {target}", "", *lines, ""]), encoding="utf-8")
+        return page
 
     def rewrite(self, text: str, # Markdown or HTML
                 source: str, page: str, bases: list[str], # see `follow`

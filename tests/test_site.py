@@ -77,7 +77,10 @@ def project(tmp_path):
     (root / "toy" / "first.py").write_text(MODULE, encoding="utf-8")
     (root / "settings.ini").write_text(SETTINGS, encoding="utf-8")
     links = ["[first](nbs/00_first.ipynb#what-x-is)", "[parts](reports/trial/parts.json)", "[run](reports/trial)"]
-    readme = ["# toy", "", "> A toy.", "", "![samples](reports/trial/figures/samples.png)", "", " ".join(links), "", "`double_it`"]
+    image = "![samples](reports/trial/figures/samples.png)"
+    readme = ["# toy", "", "> A toy.", "", image, "", " ".join(links), "", "`double_it`, [tests](.tests)"]
+    (root / ".tests").mkdir()
+    (root / ".tests" / "test_toy.py").write_text("", encoding="utf-8")
     (root / "README.md").write_text("\n".join(readme), encoding="utf-8")
     return root
 
@@ -95,7 +98,8 @@ def test_site_has_all_pages(project, tmp_path):
     assert status == 0, said
     expected = {"index.html", "notebooks.html", "experiments.html", "nbs/00_first.html", "nbs/trial.html",
                 "nbs/stored/trial.html", "reports/index.html", "reports/trial/index.html",
-                "reports/trial-long/index.html", "reports/trial-long/trial.html", "api/index.html", "api/first.html"}
+                "reports/trial-long/index.html", "reports/trial-long/trial.html", "api/index.html", "api/first.html",
+                "folders/tests.html"}
     assert set(pages) == expected
     first = pages["nbs/00_first.html"]
     assert 'href="trial.html"' in first and PIXEL in first
