@@ -19,5 +19,5 @@ setup(
     packages=find_packages(include=["cdrl", "cdrl.*"]),
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={k: cfg[f"{k}_requirements"].split() for k in ("dev", "bench")},
+    extras_require={k: cfg[f"{k}_requirements"].split() for k in ("dev", "bench", "docs")},
 )
