@@ -25,7 +25,7 @@ def to_floats(u: Tensor, # pixels 0 … n - 1, any shape
 # %% ../nbs/01_data.ipynb #a2d5126d
 @dataclass
 class ImageData:
-    """Images with labels: `x` uint8 `[N, C, H, W]` (an array, or a memory map of a file), `y` long `[N]`, or `[N, A]`
+    """Images with labels: `x` uint8 `[N, C, H, W]` (an array, or a `PixelFile` on disk), `y` long `[N]`, or `[N, A]`
     for A attributes of each image."""
     name: str
     x: np.ndarray
@@ -44,7 +44,7 @@ class ImageData:
         return to_floats(x, self.n_values), torch.as_tensor(self.y[rows]).long()
 
 # %% ../nbs/01_data.ipynb #cdaaa4b7
-def array_sha256(x # array [N, …], or the memory map of a file that was compared with its checksum `x.sha256`
+def array_sha256(x # array [N, …], or a `PixelFile`, which was compared with its checksum when it was opened
                 ) -> str: # hexadecimal
     "SHA-256 of an array's bytes, in pieces."
     known = getattr(x, "sha256", "")

