@@ -8,7 +8,7 @@ __all__ = ['VERDICTS', 'NOT_TESTED', 'RULES', 'Judged', 'mean_words', 'seed_wins
            'RatioOfMeans', 'Intervals', 'Reported', 'make_rule', 'Claim', 'claims_file', 'load_claims', 'read_metrics',
            'judge_claim', 'Finding', 'judge_finding', 'load_findings', 'load_notes']
 
-# %% ../nbs/15_claims.ipynb #765e3a29
+# %% ../nbs/15_claims.ipynb #5c93bd0f
 import json
 import math
 from dataclasses import dataclass, field
@@ -18,11 +18,11 @@ import numpy as np
 import yaml
 from .experiment import repo_root
 
-# %% ../nbs/15_claims.ipynb #4a01df26
+# %% ../nbs/15_claims.ipynb #c9a7b881
 VERDICTS = {True: "confirmed at this scale", False: "not confirmed", None: "undecided"}
 NOT_TESTED = "not tested"
 
-# %% ../nbs/15_claims.ipynb #1c288cdc
+# %% ../nbs/15_claims.ipynb #49477b74
 @dataclass
 class Judged:
     "What reports say of a claim."
@@ -31,7 +31,7 @@ class Judged:
     @property
     def here(self): return "; ".join(self.parts)
 
-# %% ../nbs/15_claims.ipynb #94ec027b
+# %% ../nbs/15_claims.ipynb #a0f8e35d
 def mean_words(values: list # a distance for each seed; None: diverged
               ) -> str:
     "Mean ± standard deviation over seeds. What diverged is counted, and left out of both."
@@ -41,14 +41,14 @@ def mean_words(values: list # a distance for each seed; None: diverged
     spread = f" ± {np.std(finite, ddof=1):.2g}" if len(finite) > 1 else ""
     return f"{np.mean(finite):.3g}{spread}" + (f" ({lost} diverged)" if lost else "")
 
-# %% ../nbs/15_claims.ipynb #085afdf0
+# %% ../nbs/15_claims.ipynb #ca368552
 def seed_wins(ours: list, theirs: list # distances by seed; None: diverged
              ) -> tuple: # with how many seeds ours is closer, and theirs
     "Seed by seed, which arm is closer to the data."
     pairs = [[math.inf if v is None else v for v in pair] for pair in zip(ours, theirs)]
     return sum(a < b for a, b in pairs), sum(b < a for a, b in pairs)
 
-# %% ../nbs/15_claims.ipynb #ab0df442
+# %% ../nbs/15_claims.ipynb #8c262691
 def ratio_of(above: tuple, below: tuple, # (mean, standard deviation over seeds)
              n: int # seeds of each
             ) -> tuple: # ratio, its standard error
@@ -57,7 +57,7 @@ def ratio_of(above: tuple, below: tuple, # (mean, standard deviation over seeds)
     spread = math.hypot(above[1] / above[0], below[1] / below[0])
     return ratio, ratio * spread / math.sqrt(n)
 
-# %% ../nbs/15_claims.ipynb #4ee8591d
+# %% ../nbs/15_claims.ipynb #71c21aac
 def at_most(low: float, high: float, # ends of an interval
             limit: float) -> bool|None:
     "Whether an interval lies at or below a limit (True), above it (False), or holds it (None)."
@@ -69,7 +69,7 @@ def at_least(low: float, high: float, # ends of an interval
     "Whether an interval lies at or above a limit (True), below it (False), or holds it (None)."
     return at_most(-high, -low, -limit)
 
-# %% ../nbs/15_claims.ipynb #aad594cb
+# %% ../nbs/15_claims.ipynb #1c00018e
 def look_up(report, # what a JSON file holds
             path: str|list # a key, or several; a mapping picks a row
            ): # what is there, or None
@@ -84,7 +84,7 @@ def look_up(report, # what a JSON file holds
         else: return None
     return report
 
-# %% ../nbs/15_claims.ipynb #2ea66c73
+# %% ../nbs/15_claims.ipynb #7e78d654
 def fill(words: str, # with names in braces
          report: dict, take: dict, # name: path
          **known # name: value
@@ -93,7 +93,7 @@ def fill(words: str, # with names in braces
     found = {**known, **{name: look_up(report, path) for name, path in take.items()}}
     return None if None in found.values() else words.format(**found)
 
-# %% ../nbs/15_claims.ipynb #cd5f7043
+# %% ../nbs/15_claims.ipynb #671bb883
 def arm_seeds(study: dict, # metrics of an ablation
               arm: str, budget: str) -> list|None: # a distance for each seed; None: diverged
     "The distances of an arm."
@@ -103,7 +103,7 @@ def alike(a: dict, b: dict) -> bool: # metrics of two ablations
     "Whether two studies had the same data, seeds and number of iterations."
     return all(a[k] == b[k] for k in ("seeds", "dataset", "iterations"))
 
-# %% ../nbs/15_claims.ipynb #dc23ccec
+# %% ../nbs/15_claims.ipynb #1a8e63fa
 def ratio_judged(ours: list, theirs: list, # distances by seed
                  limit: float|None # None: any ratio
                 ) -> tuple: # words, and whether the ratio is at most the limit
@@ -114,10 +114,10 @@ def ratio_judged(ours: list, theirs: list, # distances by seed
     ratio, error = ratio_of((mean(ours), std(ours)), (mean(theirs), std(theirs)), len(ours))
     return f" ({ratio:.2f} ± {error:.2f})", at_most(ratio - 2 * error, ratio + 2 * error, limit) if limit else True
 
-# %% ../nbs/15_claims.ipynb #b0278e4c
+# %% ../nbs/15_claims.ipynb #4c8bf59c
 @dataclass
 class Beats:
-    "One arm of an ablation is closer to the data than another: with every seed, and by a ratio of means if one is asked for."
+    "One arm of an ablation is closer to the data than another: with every seed, and by a ratio of means if asked."
     theirs: str # an arm; with `best`: a word in the names of several, of which the closest counts
     ours: str|None=None # None: the study's first arm
     ratio: float|None=None # of means, at most; None: any
@@ -126,8 +126,9 @@ class Beats:
 
     @property
     def words(self):
-        limit = f", and by a ratio of at most {self.ratio:g} (undecided within two standard errors)" if self.ratio else ""
-        return f"better with every seed, {self.budget}{limit}"
+        words = f"better with every seed, {self.budget}"
+        if self.ratio is None: return words
+        return f"{words}, and by a ratio of at most {self.ratio:g} (undecided within two standard errors)"
 
     def rivals(self, study: dict) -> dict: # arm: distances
         "The arms that could be meant; of several, those that never diverged."
@@ -145,17 +146,18 @@ class Beats:
         ratio, small = ratio_judged(ours, theirs, self.ratio)
         won, lost = seed_wins(ours, theirs)
         note = f" ({name}, the best of {len(rivals)})" if self.best else ""
-        parts = [f"{mean_words(ours)} against {mean_words(theirs)}{ratio}", f"better with {won} of {len(ours)} seeds{note}"]
+        parts = [f"{mean_words(ours)} against {mean_words(theirs)}{ratio}",
+                 f"better with {won} of {len(ours)} seeds{note}"]
         return Judged(parts, small if won == len(ours) else False if lost == len(ours) else None)
 
-# %% ../nbs/15_claims.ipynb #f929d080
+# %% ../nbs/15_claims.ipynb #a9026e3c
 def score_words(scores: dict, # mean and std over seeds
                 diverged: bool) -> str:
     "The distance of an arm of the baselines, in words."
     if scores["mean"] is None: return "diverged" if diverged else "an infinite distance"
     return f"{scores['mean']:.3g}" + (f" ± {scores['std']:.2g}" if scores["std"] is not None else "")
 
-# %% ../nbs/15_claims.ipynb #1ee0eb8a
+# %% ../nbs/15_claims.ipynb #65424388
 @dataclass
 class Rival:
     "CDRL against another model of the baselines, by the verdict of their report."
@@ -166,8 +168,9 @@ class Rival:
     def words(self):
         if self.by_ratio and (self.theirs is None or self.theirs.startswith("DRL")):
             return "by a ratio of at most 0.45 with every seed at equal minutes (undecided: on average)"
-        more = "; as many network evaluations as CDRL, if nothing else is said" if (self.theirs or "").startswith("DDPM") else ""
-        return f"better with every seed at equal minutes; not confirmed if with none{more}"
+        words = "better with every seed at equal minutes; not confirmed if with none"
+        if not (self.theirs or "").startswith("DDPM"): return words
+        return f"{words}; as many network evaluations as CDRL, if nothing else is said"
 
     def find(self, report: dict) -> tuple: # name of the rival or None, how many DRL there are
         "Whom CDRL is compared with."
@@ -196,10 +199,10 @@ class Rival:
             parts.append(f"its rates fell from × {r['found']:g} to × {r['factor']:g} when a seed diverged")
         return Judged([*parts, f"better with {v['seeds_better']} of {v['n_seeds']} seeds"], self.decide(v))
 
-# %% ../nbs/15_claims.ipynb #eadc5143
+# %% ../nbs/15_claims.ipynb #29fc240f
 @dataclass
 class Bound:
-    "A figure, or one of every row of a table, is at least or at most a limit; undecided if an interval holds the limit."
+    "A figure, or one of every row of a table, is at least or at most a limit; undecided if its interval holds that."
     value: str|list # path
     at_least: float|None=None
     at_most: float|None=None # one of the two
@@ -209,7 +212,7 @@ class Bound:
     of: str|None=None # the value is a share of so many
     every: str|None=None # a table, of whose rows `value` is a figure
     what: str="" # what the value is
-    says: str="{value:.2f} ({low:.2f} to {high:.2f})" # of it; also known: n, and with several rows `value` and `high` are the smallest and largest
+    says: str="{value:.2f} ({low:.2f} to {high:.2f})" # `n` is known, too; of several rows the smallest and the largest
     take: dict=field(default_factory=dict) # further names in `says`: paths
 
     @property
@@ -218,7 +221,8 @@ class Bound:
         unless = {"low": "undecided if its interval holds that", "error": "by two standard errors",
                   "of": "undecided within two standard errors of a share of as many samples"}
         why = [text for name, text in unless.items() if getattr(self, name)]
-        return "; ".join([" ".join(filter(None, [self.what + ":" if self.what else "", limit, "everywhere" if self.every else ""])), *why])
+        what = f"{self.what}: " if self.what else ""
+        return "; ".join([what + limit + (" everywhere" if self.every else ""), *why])
 
     def interval(self, report: dict, row: dict) -> tuple|None: # value, low, high
         "A value with its interval; None if it is not there."
@@ -244,13 +248,14 @@ class Bound:
         text = fill(self.says, report, self.take, value=values[0], low=low, high=high, n=report.get(self.of, 0))
         return None if text is None else Judged([text], True if all(right) else False if False in right else None)
 
-# %% ../nbs/15_claims.ipynb #3aa2cf59
+# %% ../nbs/15_claims.ipynb #cd9c20b0
 def even_rows(report: dict, model: str) -> list: # of dicts with K, evaluations, fd_mean, fd_std
     "The rows of a model whose number of Langevin steps is the same at every level."
-    rows = [r for r in report["results"] if r["model"] == model and r["shape"] == "even" and len(set(r["n_langevin"].split())) == 1]
-    return [dict(r, K=int(r["n_langevin"].split()[0])) for r in rows if None not in (r["fd_mean"], r["fd_std"])]
+    rows = [r for r in report["results"] if r["model"] == model and r["shape"] == "even"]
+    rows = [r for r in rows if len(set(r["n_langevin"].split())) == 1 and None not in (r["fd_mean"], r["fd_std"])]
+    return [dict(r, K=int(r["n_langevin"].split()[0])) for r in rows]
 
-# %% ../nbs/15_claims.ipynb #868ddbc5
+# %% ../nbs/15_claims.ipynb #071c28d7
 @dataclass
 class RatioOfMeans:
     """CDRL's distance with a share of its Langevin steps, over that of CDRL or DRL with all of them. Without a share:
@@ -261,8 +266,9 @@ class RatioOfMeans:
 
     @property
     def words(self):
-        if self.share: return f"at most {self.at_most:g}; undecided within two standard errors (sampling seeds of one training each)"
-        return "ahead at every K by two standard errors; not confirmed if behind somewhere and nowhere ahead (sampling seeds of one training each)"
+        limit = "ahead at every K by two standard errors; not confirmed if behind somewhere and nowhere ahead"
+        if self.share: limit = f"at most {self.at_most:g}; undecided within two standard errors"
+        return f"{limit} (sampling seeds of one training each)"
 
     def one_pair(self, report: dict) -> list: # of (row above, row below)
         "Fewer steps against those of training."
@@ -287,11 +293,11 @@ class RatioOfMeans:
         for r, q in pairs:
             ratio, error = ratio_of((r["fd_mean"], r["fd_std"]), (q["fd_mean"], q["fd_std"]), len(report["seeds"]))
             outcomes.append(at_most(ratio - 2 * error, ratio + 2 * error, self.at_most))
-            rival = "" if self.over == "CDRL" else f"{self.over}'s "
-            parts.append(f"K = {r['K']}: {r['fd_mean']:.3g} against {rival}{q['fd_mean']:.3g} with K = {q['K']} ({ratio:.2f} ± {error:.2f})")
+            other = f"{'' if self.over == 'CDRL' else self.over + chr(39) + 's '}{q['fd_mean']:.3g} with K = {q['K']}"
+            parts.append(f"K = {r['K']}: {r['fd_mean']:.3g} against {other} ({ratio:.2f} ± {error:.2f})")
         return Judged(parts, True if all(outcomes) else False if False in outcomes and True not in outcomes else None)
 
-# %% ../nbs/15_claims.ipynb #24bca68c
+# %% ../nbs/15_claims.ipynb #18e5f131
 @dataclass
 class Intervals:
     "One row's figure is higher than another's: confirmed or refuted only if the intervals do not overlap."
@@ -313,7 +319,7 @@ class Intervals:
         outcome = True if a[low] > b[high] else False if a[high] < b[low] else None
         return Judged([f"{a[self.value]:.2f} against {b[self.value]:.2f}"], outcome)
 
-# %% ../nbs/15_claims.ipynb #6d69bba6
+# %% ../nbs/15_claims.ipynb #0eec0a75
 @dataclass
 class Reported:
     "What a report says itself, of one comparison or of several that must all hold."
@@ -329,19 +335,21 @@ class Reported:
         no, yes = any(s in ("worse", "no") for s in said), all(s in ("better", "yes") for s in said)
         return Judged([text], False if no else True if yes else None)
 
-# %% ../nbs/15_claims.ipynb #26bbe556
-RULES = {"beats": Beats, "rival": Rival, "bound": Bound, "ratio_of_means": RatioOfMeans, "intervals": Intervals, "reported": Reported}
+# %% ../nbs/15_claims.ipynb #f760b297
+RULES = {"beats": Beats, "rival": Rival, "bound": Bound, "ratio_of_means": RatioOfMeans, "intervals": Intervals,
+         "reported": Reported}
 
 def make_rule(given: dict|None # kind and fields
              ): # a rule, or None
     "A rule from the YAML file. Raises `ValueError` for an unknown kind or field, or one that is missing."
     if given is None: return None
-    fields = {k: v for k, v in given.items() if k != "kind"}
-    if given.get("kind") not in RULES: raise ValueError(f"rule {given.get('kind')!r} is unknown; choose one of {', '.join(RULES)}")
-    try: return RULES[given["kind"]](**fields)
-    except TypeError as e: raise ValueError(f"rule {given['kind']}: {e}") from None
+    fields = dict(given)
+    kind = fields.pop("kind", None)
+    if kind not in RULES: raise ValueError(f"rule {kind!r} is unknown; choose one of {', '.join(RULES)}")
+    try: return RULES[kind](**fields)
+    except TypeError as e: raise ValueError(f"rule {kind}: {e}") from None
 
-# %% ../nbs/15_claims.ipynb #f1cdcfc0
+# %% ../nbs/15_claims.ipynb #f99ffcf8
 @dataclass
 class Claim:
     "An entry of claims.yaml. Without runs it needs GPUs and data that are not here."
@@ -352,7 +360,7 @@ class Claim:
     rule: object=None # as in `RULES`; from the file: a mapping
     def __post_init__(self): self.rule = make_rule(self.rule) if isinstance(self.rule, dict) else self.rule
 
-# %% ../nbs/15_claims.ipynb #4e44d22d
+# %% ../nbs/15_claims.ipynb #d3ddb43a
 def claims_file() -> Path:
     "Where the claims stand."
     return repo_root() / "reports/claims.yaml"
@@ -362,19 +370,19 @@ def load_claims(path: Path|None=None # YAML file; None: reports/claims.yaml
     "The claims, in the order of the file."
     return [Claim(**c) for c in yaml.safe_load(Path(path or claims_file()).read_text())["claims"]]
 
-# %% ../nbs/15_claims.ipynb #6c59663e
+# %% ../nbs/15_claims.ipynb #534ff33e
 def read_metrics(source: Path|None=None # folder of runs; None: reports/
                 ) -> dict: # run: its metrics.json
     "The metrics of all finished runs."
     source = Path(source or repo_root() / "reports")
     return {f.parent.name: json.loads(f.read_text()) for f in sorted(source.glob("*/metrics.json"))}
 
-# %% ../nbs/15_claims.ipynb #e5b18f0b
+# %% ../nbs/15_claims.ipynb #93ca766b
 def judge_claim(claim: Claim, metrics: dict # from `read_metrics`
                ) -> dict: # a row: topic, claim, paper, here, rule, verdict, runs, why
     "What the reports say of a claim, or why it is not tested."
-    row = dict(topic=claim.topic, claim=claim.claim, paper=claim.paper, here="–", rule=claim.rule.words if claim.rule else "",
-               verdict=NOT_TESTED, runs=[], why="")
+    row = dict(topic=claim.topic, claim=claim.claim, paper=claim.paper, here="–",
+               rule=claim.rule.words if claim.rule else "", verdict=NOT_TESTED, runs=[], why="")
     missing = [run for run in claim.runs if run not in metrics]
     if not claim.runs: return {**row, "why": "needs GPUs and the data"}
     if missing: return {**row, "why": f"no run {', '.join(missing)}"}
@@ -382,7 +390,7 @@ def judge_claim(claim: Claim, metrics: dict # from `read_metrics`
     if found is None: return {**row, "why": f"{', '.join(claim.runs)} does not have what this takes"}
     return {**row, "here": found.here, "verdict": VERDICTS[found.outcome], "runs": list(claim.runs)}
 
-# %% ../nbs/15_claims.ipynb #b85ebf88
+# %% ../nbs/15_claims.ipynb #e4c04f64
 @dataclass
 class Finding:
     "A question for the front page, with the sentence for each answer."
@@ -391,7 +399,7 @@ class Finding:
     mixed: str # some do, some do not, or it is open
     cases: list # of dicts: runs, rule and, if there are several cases, a label
 
-# %% ../nbs/15_claims.ipynb #4d86738b
+# %% ../nbs/15_claims.ipynb #8010c959
 def judge_finding(finding: Finding, metrics: dict # from `read_metrics`
                  ) -> dict: # a row: finding, here, runs
     "The sentence that fits the reports, with the figures of every case. A case without its runs is left out."
@@ -405,7 +413,7 @@ def judge_finding(finding: Finding, metrics: dict # from `read_metrics`
     figures = [" ".join(filter(None, [case.get("label"), judged.parts[0]])) for case, judged in found]
     return dict(finding=text, here="; ".join(figures) or "–", runs=[run for case, _ in found for run in case["runs"]])
 
-# %% ../nbs/15_claims.ipynb #128a3b6c
+# %% ../nbs/15_claims.ipynb #93e33413
 def load_findings(path: Path|None=None # as in `load_claims`
                  ) -> list: # of `Finding`
     "The questions of the front page, in its order."
@@ -417,5 +425,6 @@ def load_notes(rows: list, # from `judge_claim`
     "The notes whose claims still have the verdicts that they rest on."
     verdicts, notes = {r["claim"]: r["verdict"] for r in rows}, {}
     for note in yaml.safe_load(Path(path or claims_file()).read_text())["notes"]:
-        if all(verdicts.get(claim) == v for claim, v in note["when"].items()): notes.setdefault(note["topic"], []).append(note["text"])
+        stands = all(verdicts.get(claim) == v for claim, v in note["when"].items())
+        if stands: notes.setdefault(note["topic"], []).append(note["text"])
     return notes
