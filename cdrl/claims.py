@@ -8,7 +8,7 @@ __all__ = ['VERDICTS', 'NOT_TESTED', 'RULES', 'Judged', 'mean_words', 'seed_wins
            'RatioOfMeans', 'Intervals', 'Reported', 'make_rule', 'Claim', 'claims_file', 'load_claims', 'read_metrics',
            'judge_claim', 'Finding', 'judge_finding', 'load_findings', 'load_notes']
 
-# %% ../nbs/15_claims.ipynb #5c93bd0f
+# %% ../nbs/15_claims.ipynb #0453c5af
 import json
 import math
 from dataclasses import dataclass, field
@@ -18,20 +18,21 @@ import numpy as np
 import yaml
 from .experiment import repo_root
 
-# %% ../nbs/15_claims.ipynb #c9a7b881
+# %% ../nbs/15_claims.ipynb #f04980a9
 VERDICTS = {True: "confirmed at this scale", False: "not confirmed", None: "undecided"}
 NOT_TESTED = "not tested"
 
-# %% ../nbs/15_claims.ipynb #49477b74
+# %% ../nbs/15_claims.ipynb #9633df03
 @dataclass
 class Judged:
     "What reports say of a claim."
     parts: list # phrases; the first has the figures
     outcome: bool|None # True: it holds; False: it does not; None: undecided
+    short: str="" # the figures in a word, where they have one: a ratio
     @property
     def here(self): return "; ".join(self.parts)
 
-# %% ../nbs/15_claims.ipynb #a0f8e35d
+# %% ../nbs/15_claims.ipynb #54b4cd08
 def mean_words(values: list # a distance for each seed; None: diverged
               ) -> str:
     "Mean ± standard deviation over seeds. What diverged is counted, and left out of both."
@@ -41,14 +42,14 @@ def mean_words(values: list # a distance for each seed; None: diverged
     spread = f" ± {np.std(finite, ddof=1):.2g}" if len(finite) > 1 else ""
     return f"{np.mean(finite):.3g}{spread}" + (f" ({lost} diverged)" if lost else "")
 
-# %% ../nbs/15_claims.ipynb #ca368552
+# %% ../nbs/15_claims.ipynb #a64f4fd3
 def seed_wins(ours: list, theirs: list # distances by seed; None: diverged
              ) -> tuple: # with how many seeds ours is closer, and theirs
     "Seed by seed, which arm is closer to the data."
     pairs = [[math.inf if v is None else v for v in pair] for pair in zip(ours, theirs)]
     return sum(a < b for a, b in pairs), sum(b < a for a, b in pairs)
 
-# %% ../nbs/15_claims.ipynb #8c262691
+# %% ../nbs/15_claims.ipynb #7694ac4d
 def ratio_of(above: tuple, below: tuple, # (mean, standard deviation over seeds)
              n: int # seeds of each
             ) -> tuple: # ratio, its standard error
@@ -57,7 +58,7 @@ def ratio_of(above: tuple, below: tuple, # (mean, standard deviation over seeds)
     spread = math.hypot(above[1] / above[0], below[1] / below[0])
     return ratio, ratio * spread / math.sqrt(n)
 
-# %% ../nbs/15_claims.ipynb #71c21aac
+# %% ../nbs/15_claims.ipynb #2ec0d402
 def at_most(low: float, high: float, # ends of an interval
             limit: float) -> bool|None:
     "Whether an interval lies at or below a limit (True), above it (False), or holds it (None)."
@@ -69,7 +70,7 @@ def at_least(low: float, high: float, # ends of an interval
     "Whether an interval lies at or above a limit (True), below it (False), or holds it (None)."
     return at_most(-high, -low, -limit)
 
-# %% ../nbs/15_claims.ipynb #1c00018e
+# %% ../nbs/15_claims.ipynb #e40bb1cc
 def look_up(report, # what a JSON file holds
             path: str|list # a key, or several; a mapping picks a row
            ): # what is there, or None
@@ -84,7 +85,7 @@ def look_up(report, # what a JSON file holds
         else: return None
     return report
 
-# %% ../nbs/15_claims.ipynb #7e78d654
+# %% ../nbs/15_claims.ipynb #64dcbccf
 def fill(words: str, # with names in braces
          report: dict, take: dict, # name: path
          **known # name: value
@@ -93,7 +94,7 @@ def fill(words: str, # with names in braces
     found = {**known, **{name: look_up(report, path) for name, path in take.items()}}
     return None if None in found.values() else words.format(**found)
 
-# %% ../nbs/15_claims.ipynb #671bb883
+# %% ../nbs/15_claims.ipynb #73235b82
 def arm_seeds(study: dict, # metrics of an ablation
               arm: str, budget: str) -> list|None: # a distance for each seed; None: diverged
     "The distances of an arm."
@@ -103,7 +104,7 @@ def alike(a: dict, b: dict) -> bool: # metrics of two ablations
     "Whether two studies had the same data, seeds and number of iterations."
     return all(a[k] == b[k] for k in ("seeds", "dataset", "iterations"))
 
-# %% ../nbs/15_claims.ipynb #1a8e63fa
+# %% ../nbs/15_claims.ipynb #6caf8bcf
 def ratio_judged(ours: list, theirs: list, # distances by seed
                  limit: float|None # None: any ratio
                 ) -> tuple: # words, and whether the ratio is at most the limit
@@ -114,7 +115,7 @@ def ratio_judged(ours: list, theirs: list, # distances by seed
     ratio, error = ratio_of((mean(ours), std(ours)), (mean(theirs), std(theirs)), len(ours))
     return f" ({ratio:.2f} ± {error:.2f})", at_most(ratio - 2 * error, ratio + 2 * error, limit) if limit else True
 
-# %% ../nbs/15_claims.ipynb #4c8bf59c
+# %% ../nbs/15_claims.ipynb #af2e80ee
 @dataclass
 class Beats:
     "One arm of an ablation is closer to the data than another: with every seed, and by a ratio of means if asked."
@@ -150,14 +151,14 @@ class Beats:
                  f"better with {won} of {len(ours)} seeds{note}"]
         return Judged(parts, small if won == len(ours) else False if lost == len(ours) else None)
 
-# %% ../nbs/15_claims.ipynb #a9026e3c
+# %% ../nbs/15_claims.ipynb #122f7f44
 def score_words(scores: dict, # mean and std over seeds
                 diverged: bool) -> str:
     "The distance of an arm of the baselines, in words."
     if scores["mean"] is None: return "diverged" if diverged else "an infinite distance"
     return f"{scores['mean']:.3g}" + (f" ± {scores['std']:.2g}" if scores["std"] is not None else "")
 
-# %% ../nbs/15_claims.ipynb #65424388
+# %% ../nbs/15_claims.ipynb #86d4b9f0
 @dataclass
 class Rival:
     "CDRL against another model of the baselines, by the verdict of their report."
@@ -197,9 +198,10 @@ class Rival:
         r = arms.get(name)
         if r and r["factor"] < r["found"]:
             parts.append(f"its rates fell from × {r['found']:g} to × {r['factor']:g} when a seed diverged")
-        return Judged([*parts, f"better with {v['seeds_better']} of {v['n_seeds']} seeds"], self.decide(v))
+        return Judged([*parts, f"better with {v['seeds_better']} of {v['n_seeds']} seeds"], self.decide(v),
+                      ratio.strip(" ()"))
 
-# %% ../nbs/15_claims.ipynb #29fc240f
+# %% ../nbs/15_claims.ipynb #51984025
 @dataclass
 class Bound:
     "A figure, or one of every row of a table, is at least or at most a limit; undecided if its interval holds that."
@@ -248,14 +250,14 @@ class Bound:
         text = fill(self.says, report, self.take, value=values[0], low=low, high=high, n=report.get(self.of, 0))
         return None if text is None else Judged([text], True if all(right) else False if False in right else None)
 
-# %% ../nbs/15_claims.ipynb #cd9c20b0
+# %% ../nbs/15_claims.ipynb #879bba25
 def even_rows(report: dict, model: str) -> list: # of dicts with K, evaluations, fd_mean, fd_std
     "The rows of a model whose number of Langevin steps is the same at every level."
     rows = [r for r in report["results"] if r["model"] == model and r["shape"] == "even"]
     rows = [r for r in rows if len(set(r["n_langevin"].split())) == 1 and None not in (r["fd_mean"], r["fd_std"])]
     return [dict(r, K=int(r["n_langevin"].split()[0])) for r in rows]
 
-# %% ../nbs/15_claims.ipynb #071c28d7
+# %% ../nbs/15_claims.ipynb #1bb3d952
 @dataclass
 class RatioOfMeans:
     """CDRL's distance with a share of its Langevin steps, over that of CDRL or DRL with all of them. Without a share:
@@ -297,7 +299,7 @@ class RatioOfMeans:
             parts.append(f"K = {r['K']}: {r['fd_mean']:.3g} against {other} ({ratio:.2f} ± {error:.2f})")
         return Judged(parts, True if all(outcomes) else False if False in outcomes and True not in outcomes else None)
 
-# %% ../nbs/15_claims.ipynb #18e5f131
+# %% ../nbs/15_claims.ipynb #f4b0fd18
 @dataclass
 class Intervals:
     "One row's figure is higher than another's: confirmed or refuted only if the intervals do not overlap."
@@ -319,7 +321,7 @@ class Intervals:
         outcome = True if a[low] > b[high] else False if a[high] < b[low] else None
         return Judged([f"{a[self.value]:.2f} against {b[self.value]:.2f}"], outcome)
 
-# %% ../nbs/15_claims.ipynb #0eec0a75
+# %% ../nbs/15_claims.ipynb #eaf2f4fd
 @dataclass
 class Reported:
     "What a report says itself, of one comparison or of several that must all hold."
@@ -335,7 +337,7 @@ class Reported:
         no, yes = any(s in ("worse", "no") for s in said), all(s in ("better", "yes") for s in said)
         return Judged([text], False if no else True if yes else None)
 
-# %% ../nbs/15_claims.ipynb #f760b297
+# %% ../nbs/15_claims.ipynb #4d9a0040
 RULES = {"beats": Beats, "rival": Rival, "bound": Bound, "ratio_of_means": RatioOfMeans, "intervals": Intervals,
          "reported": Reported}
 
@@ -349,7 +351,7 @@ def make_rule(given: dict|None # kind and fields
     try: return RULES[kind](**fields)
     except TypeError as e: raise ValueError(f"rule {kind}: {e}") from None
 
-# %% ../nbs/15_claims.ipynb #f99ffcf8
+# %% ../nbs/15_claims.ipynb #b2a4bbe3
 @dataclass
 class Claim:
     "An entry of claims.yaml. Without runs it needs GPUs and data that are not here."
@@ -360,7 +362,7 @@ class Claim:
     rule: object=None # as in `RULES`; from the file: a mapping
     def __post_init__(self): self.rule = make_rule(self.rule) if isinstance(self.rule, dict) else self.rule
 
-# %% ../nbs/15_claims.ipynb #d3ddb43a
+# %% ../nbs/15_claims.ipynb #e2fcb745
 def claims_file() -> Path:
     "Where the claims stand."
     return repo_root() / "reports/claims.yaml"
@@ -370,14 +372,14 @@ def load_claims(path: Path|None=None # YAML file; None: reports/claims.yaml
     "The claims, in the order of the file."
     return [Claim(**c) for c in yaml.safe_load(Path(path or claims_file()).read_text())["claims"]]
 
-# %% ../nbs/15_claims.ipynb #534ff33e
+# %% ../nbs/15_claims.ipynb #6ce046ba
 def read_metrics(source: Path|None=None # folder of runs; None: reports/
                 ) -> dict: # run: its metrics.json
     "The metrics of all finished runs."
     source = Path(source or repo_root() / "reports")
     return {f.parent.name: json.loads(f.read_text()) for f in sorted(source.glob("*/metrics.json"))}
 
-# %% ../nbs/15_claims.ipynb #93ca766b
+# %% ../nbs/15_claims.ipynb #c65e29b5
 def judge_claim(claim: Claim, metrics: dict # from `read_metrics`
                ) -> dict: # a row: topic, claim, paper, here, rule, verdict, runs, why
     "What the reports say of a claim, or why it is not tested."
@@ -390,7 +392,7 @@ def judge_claim(claim: Claim, metrics: dict # from `read_metrics`
     if found is None: return {**row, "why": f"{', '.join(claim.runs)} does not have what this takes"}
     return {**row, "here": found.here, "verdict": VERDICTS[found.outcome], "runs": list(claim.runs)}
 
-# %% ../nbs/15_claims.ipynb #e4c04f64
+# %% ../nbs/15_claims.ipynb #c2a9b021
 @dataclass
 class Finding:
     "A question for the front page, with the sentence for each answer."
@@ -399,21 +401,25 @@ class Finding:
     mixed: str # some do, some do not, or it is open
     cases: list # of dicts: runs, rule and, if there are several cases, a label
 
-# %% ../nbs/15_claims.ipynb #8010c959
+# %% ../nbs/15_claims.ipynb #e4186092
 def judge_finding(finding: Finding, metrics: dict # from `read_metrics`
                  ) -> dict: # a row: finding, here, runs
-    "The sentence that fits the reports, with the figures of every case. A case without its runs is left out."
+    """The sentence that fits the reports, with the figures of every case: of several the ratios, where there are any.
+    A case without its runs is left out."""
     found = []
     for case in finding.cases:
         if any(run not in metrics for run in case["runs"]): continue
         judged = make_rule(case["rule"]).judge(*(metrics[run] for run in case["runs"]))
         if judged: found.append((case, judged))
     outcomes = {judged.outcome for _, judged in found}
-    text = finding.holds if outcomes == {True} else finding.fails if outcomes == {False} else finding.mixed
-    figures = [" ".join(filter(None, [case.get("label"), judged.parts[0]])) for case, judged in found]
-    return dict(finding=text, here="; ".join(figures) or "–", runs=[run for case, _ in found for run in case["runs"]])
+    sentence = finding.holds if outcomes == {True} else finding.fails if outcomes == {False} else finding.mixed
+    several = len(finding.cases) > 1
+    words = [judged.short if several and judged.short else judged.parts[0] for _, judged in found]
+    figures = [" ".join(filter(None, [case.get("label"), text])) for (case, _), text in zip(found, words)]
+    return dict(finding=sentence, here="; ".join(figures) or "–",
+                runs=[run for case, _ in found for run in case["runs"]])
 
-# %% ../nbs/15_claims.ipynb #93e33413
+# %% ../nbs/15_claims.ipynb #70d7e9f1
 def load_findings(path: Path|None=None # as in `load_claims`
                  ) -> list: # of `Finding`
     "The questions of the front page, in its order."

@@ -14,8 +14,9 @@ __all__ = ['ZOO', 'SCORES', 'SHOWN_RUN', 'LAB', 'FRONT_RUNS', 'INPAINTING_WAYS',
            'quality_table', 'gpu_table', 'gpu_training_table', 'cost_table', 'paper_run_table', 'part_seconds',
            'core_hours']
 
-# %% ../nbs/16_front.ipynb #a90cc1af
+# %% ../nbs/16_front.ipynb #54001f22
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 import matplotlib.pyplot as plt
@@ -36,7 +37,7 @@ from .plots import draw_samples, log_axis, square_grid
 from .schedule import Schedule
 from .tasks import sample_composed
 
-# %% ../nbs/16_front.ipynb #531b85d5
+# %% ../nbs/16_front.ipynb #00691087
 @dataclass
 class Reports:
     "A folder of runs, and how a link to one begins on the page that shows it."
@@ -56,7 +57,7 @@ class Reports:
         "A markdown link to a run's folder, or to a file in it."
         return f"[{text or run}]({self.base}/{run}{'/' + path if path else ''})"
 
-# %% ../nbs/16_front.ipynb #d8f4ac5b
+# %% ../nbs/16_front.ipynb #8b56a400
 def table(rows: list # of dicts: column: value
          ) -> Markdown:
     "Rows as a markdown table; a line of text if there are none."
@@ -69,7 +70,7 @@ def plus_minus(mean: float|None, std: float|None, digits: int=3) -> str:
 
 def percent(v: float|None) -> str: return "–" if v is None else f"{v:.1%}"
 
-# %% ../nbs/16_front.ipynb #0701bc76
+# %% ../nbs/16_front.ipynb #32d367f2
 def vector_words(device: str # of a manifest
                 ) -> str:
     "Which vector instructions a processor had, by the name that a manifest gives it."
@@ -78,9 +79,10 @@ def vector_words(device: str # of a manifest
 
 def processor(device: str) -> str:
     "The processor's name, and its vector instructions in words."
-    return f"{device.split(',')[0].replace('(R)', '')}, {vector_words(device)}"
+    name = re.sub(r"\(R\)| Processor| CPU| @.*", "", device.split(",")[0])
+    return f"{name}, {vector_words(device)}"
 
-# %% ../nbs/16_front.ipynb #bb3bf919
+# %% ../nbs/16_front.ipynb #6a2bb81b
 def same_settings(reports: Reports, run: str) -> list: # names of runs, this one first
     "Finished trainings with the settings of a run, but perhaps another seed or other settings of speed."
     def of(name):
@@ -101,7 +103,7 @@ def times_table(reports: Reports|None=None) -> Markdown:
     if setup: rows.append(row("test", setup["test_minutes"], setup["device"]))
     return table(rows)
 
-# %% ../nbs/16_front.ipynb #16f50cbb
+# %% ../nbs/16_front.ipynb #5b780935
 def page_of(reports: Reports, run: str) -> str: # the executed notebook's name, or nothing
     "The executed notebook of a run."
     made = reports.read(run, "manifest.json") or {}
@@ -119,7 +121,7 @@ def findings_table(reports: Reports|None=None) -> Markdown:
         rows.append({"finding": r["finding"], "here": r["here"], "report": ", ".join(links)})
     return table(rows)
 
-# %% ../nbs/16_front.ipynb #85a610cc
+# %% ../nbs/16_front.ipynb #863cb09f
 def judge_all(reports: Reports|None=None) -> list: # rows of `judge_claim`
     "Every claim, judged by the runs of a folder."
     metrics = read_metrics((reports or Reports()).folder)
@@ -134,7 +136,7 @@ def verdict_counts(reports: Reports|None=None) -> Markdown:
     "The number of claims with each verdict, as a table."
     return table([{"claims": "number", **count_verdicts(judge_all(reports))}])
 
-# %% ../nbs/16_front.ipynb #192b800a
+# %% ../nbs/16_front.ipynb #8330a3c1
 ZOO = ("digits", "digits-conditional", "digits-drl", "color_digits", "fashion_mnist", "fashion_mnist-conditional",
        "emoji", "checkerboard")
 SCORES = {"fd_classifier": "FD-classifier", "histogram_kl": "histogram KL", "fd_lite0": "FD-lite0"}
@@ -157,7 +159,7 @@ def zoo_table(reports: Reports|None=None) -> Markdown:
                      "real test data": f"{real:.3g}", "minutes": f"{m['train_minutes']:.0f}"})
     return table(rows)
 
-# %% ../nbs/16_front.ipynb #d4512640
+# %% ../nbs/16_front.ipynb #2b30e7c5
 SHOWN_RUN = {"train": "digits", "ablation": "ablation-few_levels-digits", "baselines": "baselines-digits",
              "guidance": "guidance-fashion_mnist", "classifier": "classifier-digits"}
 LAB = "13" # the number at which the method ends and the lab begins
@@ -177,9 +179,9 @@ def notebook_map(reports: Reports|None=None) -> Markdown:
     place = lambda n: f"[{n}]({n}.ipynb)"
     rows = {"the method": [place(n) for n in library if n < LAB], "the lab": [place(n) for n in library if n >= LAB],
             "experiments": [executed_copy(reports, n) for n in names if n not in library]}
-    return table([{"part": part, "notebooks": " · ".join(links)} for part, links in rows.items()])
+    return table([{"part": part, "notebooks": ", ".join(links)} for part, links in rows.items()])
 
-# %% ../nbs/16_front.ipynb #2a4b9ccd
+# %% ../nbs/16_front.ipynb #a8041bea
 def noised_row(n_levels: int=6, seed: int=0) -> torch.Tensor: # [n_levels + 1, 1, 8, 8]
     "A digit with the noise of every level, the noisiest first. One noise for all levels."
     x0 = load_dataset("digits", "train").batch(torch.tensor([4]))[0]
@@ -187,7 +189,7 @@ def noised_row(n_levels: int=6, seed: int=0) -> torch.Tensor: # [n_levels + 1, 1
     levels = range(n_levels, -1, -1)
     return torch.cat([schedule.alpha_bar[t] * x0 + schedule.sigma_bar[t] * noise for t in levels])
 
-# %% ../nbs/16_front.ipynb #1caa1934
+# %% ../nbs/16_front.ipynb #6a63abcd
 def box(ax, x: float, text: str, colour: str) -> None:
     "A box with text, centred at (x, 0)."
     ax.text(x, 0, text, ha="center", va="center", fontsize=9, linespacing=1.5,
@@ -202,7 +204,7 @@ def word(ax, x: float, y: float, text: str, colour: str="0.25") -> None:
     "A few words, centred at (x, y)."
     ax.text(x, y, text, ha="center", va="center", fontsize=8.5, color=colour)
 
-# %% ../nbs/16_front.ipynb #613c19f9
+# %% ../nbs/16_front.ipynb #9e995477
 def draw_ladder(ax, n_levels: int) -> None:
     "One image at every noise level."
     for i, image in enumerate(noised_row(n_levels)):
@@ -237,7 +239,7 @@ def method_figure(n_levels: int=6) -> Figure:
     fig.tight_layout(pad=0.3)
     return fig
 
-# %% ../nbs/16_front.ipynb #881d26d2
+# %% ../nbs/16_front.ipynb #96135359
 def learned_density(model: CDRL, reach: float=1.3, side: int=161) -> torch.Tensor: # [side, side]
     "exp(F) of a model of points at the lowest noise level, normalised on a square grid."
     grid = square_grid(reach, side)
@@ -254,7 +256,7 @@ def emoji_rows(model: CDRL, labels: tuple=(0, 1, 8), n: int=8, guidance: float=1
     "A row of samples for each label: smileys, people, flags."
     return model.sample(n * len(labels), label=torch.tensor(labels).repeat_interleave(n), guidance=guidance, seed=seed)
 
-# %% ../nbs/16_front.ipynb #eed40848
+# %% ../nbs/16_front.ipynb #511ced81
 FRONT_RUNS = ("checkerboard", "emoji", "color_digits")
 
 def front_panels(reports: Reports|None=None
@@ -276,7 +278,7 @@ def front_figure(panels: dict # from `front_panels`
     fig.tight_layout(pad=0.3)
     return fig
 
-# %% ../nbs/16_front.ipynb #795358a0
+# %% ../nbs/16_front.ipynb #e00181cc
 def claims_table(rows: list, # of `judge_all`
                  topic: str|None=None, # None: all
                  reports: Reports|None=None) -> Markdown:
@@ -292,7 +294,7 @@ def not_tested_table(rows: list # of `judge_all`
     "The claims that could not be judged, and why."
     return table([{k: r[k] for k in ("topic", "claim", "paper", "why")} for r in rows if r["verdict"] == NOT_TESTED])
 
-# %% ../nbs/16_front.ipynb #a86bee16
+# %% ../nbs/16_front.ipynb #43b1414e
 def outcome_words(row: dict, key: str="value", std: str="std" # of a study's results
                  ) -> str:
     "Distance of an arm at a budget; what diverged has none."
@@ -325,7 +327,7 @@ def ablation_table(reports: Reports|None=None) -> Markdown:
         rows += [{"study": name if i == 0 else "", **row} for i, row in enumerate(ablation_rows(m))]
     return table(rows)
 
-# %% ../nbs/16_front.ipynb #4fdbefaa
+# %% ../nbs/16_front.ipynb #c0447966
 def ablation_points(reports: Reports|None=None) -> list: # of dicts: study, dataset, iterations, arm, ratio, std
     "Each arm's distance at equal minutes, relative to the first arm's."
     reports, points = reports or Reports(), []
@@ -361,7 +363,7 @@ def arms_figure(reports: Reports|None=None) -> Figure|None: # None: no ablation 
     ax.set_yticklabels(g.study + " (" + g.dataset + "): " + g["arm"], fontsize=7)
     return fig
 
-# %% ../nbs/16_front.ipynb #5f309491
+# %% ../nbs/16_front.ipynb #e0136597
 def baseline_rows(report: dict # metrics of a comparison with other models
                  ) -> list: # of dicts
     "The arms of one comparison, and other ways to sample from the same weights."
@@ -388,7 +390,7 @@ def baseline_table(reports: Reports|None=None) -> Markdown:
         rows += [{"set": name if i == 0 else "", **row} for i, row in enumerate(baseline_rows(m))]
     return table(rows)
 
-# %% ../nbs/16_front.ipynb #451e4232
+# %% ../nbs/16_front.ipynb #522e3521
 def guidance_table(reports: Reports|None=None) -> Markdown:
     "Class accuracy and distance without guidance, and at the weight with the best class accuracy."
     reports, rows = reports or Reports(), []
@@ -413,7 +415,7 @@ def guided_alone_table(reports: Reports|None=None) -> Markdown:
                          "in class accuracy": part(v["accuracy"])})
     return table(rows)
 
-# %% ../nbs/16_front.ipynb #9233c234
+# %% ../nbs/16_front.ipynb #bf210ab9
 def composition_table(reports: Reports|None=None) -> Markdown:
     "Share of samples that have the digit, the ink and the background that were asked for."
     m = (reports or Reports()).read("composition")
@@ -428,7 +430,7 @@ def composition_table(reports: Reports|None=None) -> Markdown:
 def or_table(reports: Reports|None=None) -> Markdown:
     "One digit or another: how often it is one of the two, and how evenly."
     m, rows = (reports or Reports()).read("composition"), []
-    largest = max(r["weight"] for r in m["or_"]) if m else None
+    largest = max((r["weight"] for r in m["or_"]), default=None) if m else None
     for r in m["or_"] if m else []:
         if r["weight"] != largest: continue
         rarer = min(r["first_mean"], r["second_mean"]) / r["one_of_the_two_mean"]
@@ -442,7 +444,7 @@ def not_table(reports: Reports|None=None) -> Markdown:
     return table([{"asked for": r["way"], "the ink is absent": percent(r["ink_absent_mean"]),
                    "the digit is there": percent(r["digit_present_mean"])} for r in (m["not_"] if m else [])])
 
-# %% ../nbs/16_front.ipynb #e4b9e0b6
+# %% ../nbs/16_front.ipynb #643e84f8
 INPAINTING_WAYS = ("CDRL", "initializer alone", "nearest neighbour", "CDRL, most typical",
                    "initializer alone, most typical", "neighbours, most typical", "known pixels")
 
@@ -476,7 +478,7 @@ def detection_table(reports: Reports|None=None) -> Markdown:
         rows.append(row)
     return table(rows)
 
-# %% ../nbs/16_front.ipynb #6c07deae
+# %% ../nbs/16_front.ipynb #179ef1a7
 def speed_table(reports: Reports|None=None) -> Markdown:
     "Milliseconds of a plain reading of the algorithm and of this package, on two cores."
     m, rows = (reports or Reports()).read("benchmark"), []
@@ -501,7 +503,7 @@ def quality_table(reports: Reports|None=None) -> Markdown:
                          "minutes in all": f"{in_all:.1f}", "at the end": plus_minus(s["final"], s["final_std"])})
     return table(rows)
 
-# %% ../nbs/16_front.ipynb #ae1a2fa1
+# %% ../nbs/16_front.ipynb #f99045e4
 GPU_KINDS = [f"{k}{more}" for more in ("", ", recorded") for k in ("fp32", "tf32", "bf16")]
 
 def gpu_table(reports: Reports|None=None) -> Markdown:
@@ -532,7 +534,7 @@ def gpu_training_table(reports: Reports|None=None) -> Markdown:
                          "seconds": f"{q.seconds[step]:,.0f}", "FD-classifier": f"{q.fd_classifier[step]:.0f}"})
     return table(rows)
 
-# %% ../nbs/16_front.ipynb #51a9c1dc
+# %% ../nbs/16_front.ipynb #d4785778
 def cost_table(reports: Reports|None=None) -> Markdown:
     "Counted operations of every preset, and hours that are projected from them."
     m, rows = (reports or Reports()).read("cost"), []
@@ -561,7 +563,7 @@ def paper_run_table(reports: Reports|None=None) -> Markdown:
                      f"hours for {steps:,} iterations on 8 × H100": f"{steps * ms / 3.6e6:.0f}"})
     return table(rows)
 
-# %% ../nbs/16_front.ipynb #56625c06
+# %% ../nbs/16_front.ipynb #e3421882
 def part_seconds(part: dict # of parts.json
                 ) -> float:
     "Seconds that a part of a study took: all of it, or at least its training."
