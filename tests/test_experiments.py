@@ -194,7 +194,7 @@ def test_cost(notebook):
     run = notebook("cost", n_images=5000) / "cost"
     metrics = json.loads((run / "metrics.json").read_text())
     evaluations = {r["preset"]: r["evaluations"] for r in metrics["counted"]}
-    assert set(evaluations) == set(PRESETS) and (evaluations["digits"], evaluations["cifar10"]) == (67, 97) and "projection" in metrics["assumption"]
+    assert set(evaluations) == set(PRESETS) and (evaluations["digits"], evaluations["cifar10"]) == (19, 97) and "projection" in metrics["assumption"]
     assert metrics["loading"]["images"] == 5000 and metrics["projected_hours"]["cifar10"]["8 × H100"] < metrics["projected_hours"]["cifar10"]["8 × A100"]
 
 
