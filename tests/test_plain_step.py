@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from cdrl.config import get_config
+from cdrl.config import ALGORITHM_1, get_config
 from cdrl.datasets import load_dataset
 from cdrl.trainer import Trainer
 
 NETWORKS = dict(ebm_channels=8, ebm_channel_mult=[1, 2], ebm_n_blocks=1, ebm_spectral=False, init_channels=8, init_channel_mult=[1], init_n_blocks=1, init_groups=4, init_dropout=0.0,
                 energy_scale="langevin", step_size="paper", conditional=True, label_dropout=0.4, batch_size=24, n_langevin=3, n_levels=4, logsnr_max=7.0, warmup=4, init_warmup_offset=2,
-                decay_from=1.0, ebm_lr=3e-4, ebm_beta1=0.5, init_lr=2e-4, grad_clip=0.7, ema=0.8, steps=100, seed=5)
+                decay_from=1.0, ebm_lr=3e-4, ebm_beta1=0.5, init_lr=2e-4, grad_clip=0.7, ema=0.8, steps=100, seed=5, **ALGORITHM_1)
 
 
 def levels(c):
