@@ -54,15 +54,24 @@ def noticed(folder: Path, where: str) -> bool:
     return subprocess.run(command, cwd=folder, env=env, capture_output=True).returncode != 0
 
 
+def copied(d: str) -> Path:
+    "A copy of the repository without what is large."
+    folder = Path(d) / "copy"
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".git", "reports", "data", "_proc", "_site"))
+    (folder / "reports").symlink_to(ROOT / "reports")
+    (folder / "data").mkdir()
+    return folder
+
+
 def main() -> None:
     chosen, missed = [int(a) for a in sys.argv[1:]] or range(len(MUTATIONS)), []
+    for where in dict.fromkeys(MUTATIONS[k][4] for k in chosen):                # what fails without a mutation notices nothing
+        with tempfile.TemporaryDirectory() as d:
+            if noticed(copied(d), where): sys.exit(f"{where} fails in a copy without any change")
     for k in chosen:
         what, notebook, line, becomes, where = MUTATIONS[k]
         with tempfile.TemporaryDirectory() as d:
-            folder = Path(d) / "copy"
-            shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".git", "reports", "data", "_proc"))
-            (folder / "reports").symlink_to(ROOT / "reports")
-            (folder / "data").mkdir()
+            folder = copied(d)
             mutate(folder, notebook, line, becomes)
             seen = noticed(folder, where)
         print(f"{k:2} {'noticed' if seen else 'MISSED '}  {what}  ({where})", flush=True)
