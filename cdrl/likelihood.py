@@ -368,7 +368,7 @@ def base_start(model, x_next: Tensor, # [B, …]
     log_z = -((1 + tether * v).log().sum() + (D - R) * (1 + tether * v_rest).log()) / 2
     off = tether / (1 + tether * v), tether / (1 + tether * v_rest)
     log_z = log_z - (d * scale(d, *off)).sum(1) / 2
-    log_density = base.fix(s, torch.full((B,), t, device=x_next.device))
+    log_density = base.value_and_score_at(s, torch.full((B,), t, device=x_next.device))
     def density(y):
         B_value, B_score = log_density(y)
         strength = tether.expand(len(y))
@@ -533,7 +533,7 @@ def marginal_base_start(model, zeros: Tensor # [B, …]
     "The base of level 0 as a density of x_0."
     base, alpha, a, s = model.base, model.schedule.alpha[0], model.schedule.alpha_bar[0], model.schedule.sigma_bar[0]
     V, noised = base.components, lambda variance: (a ** 2 * variance + s ** 2).sqrt()
-    of_y = base.fix(model.schedule, torch.zeros(len(zeros), dtype=torch.long, device=zeros.device))
+    of_y = base.value_and_score_at(model.schedule, torch.zeros(len(zeros), dtype=torch.long, device=zeros.device))
     def draw(generator):
         z = randn(zeros, generator).flatten(1)
         spread = z * noised(base.rest) + (z @ V * (noised(base.variances) - noised(base.rest))) @ V.T
