@@ -1,4 +1,5 @@
 """Packaging from settings.ini, the one place where the project's metadata stands."""
+
 from configparser import ConfigParser
 from pathlib import Path
 

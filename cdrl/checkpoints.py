@@ -11,8 +11,10 @@ import hashlib
 import os
 from dataclasses import asdict
 from pathlib import Path
+
 import torch
 from fastcore.basics import patch
+
 from .config import SPEED_ONLY, Config
 from .data import fingerprint_difference
 from .files import file_sha256
@@ -21,34 +23,42 @@ from .parallel import barrier, from_first_process, process_index
 # %% ../nbs/08c_checkpoints.ipynb #7cb91f21
 class HashedFile:
     "A file to write to that also computes the SHA-256 of what was written."
+
     def __init__(self, file):
         self.file = file
         self.digest = hashlib.sha256()
+
     def write(self, data):
         self.digest.update(data)
         return self.file.write(data)
-    def flush(self): self.file.flush()
+
+    def flush(self):
+        self.file.flush()
 
 # %% ../nbs/08c_checkpoints.ipynb #de5b2252
 class Checkpoints:
     """The checkpoints of a run: files `checkpoint-<iteration>-<SHA-256, 16 digits>.pt` in a folder, of which the last
     `keep` are kept. Only the first process writes."""
-    def __init__(self, folder: str|Path, keep: int=3):
+
+    def __init__(self, folder: str | Path, keep: int = 3):
         self.folder = Path(folder)
         self.keep = keep
-    def all(self) -> list: # paths, oldest first
+
+    def all(self) -> list:  # paths, oldest first
         "What is there, intact or not."
         return sorted(self.folder.glob("checkpoint-*-*.pt"))
+
     def intact(self, path: Path) -> bool:
         "Whether a file is what was written."
         return path.stem.split("-")[-1] == file_sha256(path)[:16]
+
     def iteration(self, path: Path) -> int:
         "The iteration that a file is of."
         return int(path.name.split("-")[1])
 
 # %% ../nbs/08c_checkpoints.ipynb #10e5b70f
 @patch
-def newest(self: Checkpoints) -> Path: # the first process chooses for all
+def newest(self: Checkpoints) -> Path:  # the first process chooses for all
     """The newest intact checkpoint; names the damaged ones that it skips and sets them aside as .damaged. Raises
     `FileNotFoundError` if there is none."""
     found = None
@@ -59,14 +69,17 @@ def newest(self: Checkpoints) -> Path: # the first process chooses for all
         print(f"{path.name} is truncated or altered; the one before it is used")
         path.rename(path.with_suffix(".damaged"))
     found = from_first_process(found)
-    if found is None: raise FileNotFoundError(f"no intact checkpoint in {self.folder}; start the run again")
+    if found is None:
+        raise FileNotFoundError(f"no intact checkpoint in {self.folder}; start the run again")
     return found
 
 # %% ../nbs/08c_checkpoints.ipynb #f910ce60
 @patch
-def write(self: Checkpoints, state: dict, # tensors, numbers and strings
-          step: int # iteration
-         ) -> Path:
+def write(
+    self: Checkpoints,
+    state: dict,  # tensors, numbers and strings
+    step: int,  # iteration
+) -> Path:
     "Write a state under its final name, whole or not at all."
     partial = self.folder / ".checkpoint.partial"
     try:
@@ -75,7 +88,8 @@ def write(self: Checkpoints, state: dict, # tensors, numbers and strings
             hashed = HashedFile(f)
             torch.save(state, hashed)
             f.flush()
-            if f.seekable(): os.fsync(f.fileno())
+            if f.seekable():
+                os.fsync(f.fileno())
         new = self.folder / f"checkpoint-{step:08}-{hashed.digest.hexdigest()[:16]}.pt"
         os.replace(partial, new)
     except (OSError, RuntimeError) as e:
@@ -83,46 +97,64 @@ def write(self: Checkpoints, state: dict, # tensors, numbers and strings
         raise cannot_write(e, step, self.folder) from e
     return new
 
-def cannot_write(error: Exception, # from the system, or from `torch.save`, which hides the system's
-                 step: int, folder: Path) -> OSError:
+
+def cannot_write(
+    error: Exception,  # from the system, or from `torch.save`, which hides the system's
+    step: int,
+    folder: Path,
+) -> OSError:
     "The error of a checkpoint that could not be written, with advice."
     cause = error if isinstance(error, OSError) else error.__context__ or error
     reason = getattr(cause, "strerror", None) or cause
-    message = (f"the checkpoint at iteration {step} cannot be written to {folder} ({reason}); earlier ones are intact. "
-               "Make room or permissions, then go on with -p resume True")
+    message = (
+        f"the checkpoint at iteration {step} cannot be written to {folder} ({reason}); earlier ones are intact. "
+        "Make room or permissions, then go on with -p resume True"
+    )
     return OSError(getattr(cause, "errno", None) or errno.EIO, message)
 
 # %% ../nbs/08c_checkpoints.ipynb #4bec5aa2
 @patch
-def save(self: Checkpoints, trainer # with `step` and `state()`
-        ) -> None:
+def save(
+    self: Checkpoints,
+    trainer,  # with `step` and `state()`
+) -> None:
     """Write the trainer's state, then remove what is no longer kept. Raises `OSError` that says what to do if the disk
     is full or the folder cannot be written."""
     if process_index() == 0:
         new = self.write(trainer.state(), trainer.step)
         others = [p for p in self.all() if p != new]
-        replaced = [p for p in others if self.iteration(p) >= trainer.step]    # the same, or a future that was given up
+        replaced = [p for p in others if self.iteration(p) >= trainer.step]  # the same, or a future that was given up
         kept = [p for p in others if p not in replaced]
-        for old in replaced + kept[:max(0, len(kept) + 1 - self.keep)]: old.unlink()
+        for old in replaced + kept[: max(0, len(kept) + 1 - self.keep)]:
+            old.unlink()
     barrier()
 
 # %% ../nbs/08c_checkpoints.ipynb #6cffad26
-def read_checkpoint(path: str|Path,
-                    config: Config, # of the run that is to go on
-                    fingerprint: dict # of its data
-                   ) -> dict: # the state
+def read_checkpoint(
+    path: str | Path,
+    config: Config,  # of the run that is to go on
+    fingerprint: dict,  # of its data
+) -> dict:  # the state
     "Raises `ValueError` if the file cannot be read or belongs to other settings or data."
-    try: state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError: raise
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
     except Exception as e:
         raise ValueError(f"checkpoint {path} cannot be read ({str(e)[:100]}); delete it to start again") from e
-    differs = [f"{k} was {state['config'].get(k)!r}, is {v!r}"
-               for k, v in asdict(config).items() if k not in SPEED_ONLY and state["config"].get(k) != v]
+    differs = [
+        f"{k} was {state['config'].get(k)!r}, is {v!r}"
+        for k, v in asdict(config).items()
+        if k not in SPEED_ONLY and state["config"].get(k) != v
+    ]
     if differs:
-        raise ValueError(f"checkpoint {path} belongs to other settings: {'; '.join(differs)}. "
-                         "Use the same settings or another run name")
+        raise ValueError(
+            f"checkpoint {path} belongs to other settings: {'; '.join(differs)}. "
+            "Use the same settings or another run name"
+        )
     changed = fingerprint_difference(state["data"], fingerprint) if "data" in state else ""
     if changed:
-        raise ValueError(f"checkpoint {path} was made with other data: {changed}. "
-                         "Restore the data or use another run name")
+        raise ValueError(
+            f"checkpoint {path} was made with other data: {changed}. Restore the data or use another run name"
+        )
     return state

@@ -14,8 +14,10 @@ import math
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
+
 import numpy as np
 import yaml
+
 from .experiment import repo_root
 
 # %% ../nbs/15_claims.ipynb #f04980a9
@@ -26,54 +28,72 @@ NOT_TESTED = "not tested"
 @dataclass
 class Judged:
     "What reports say of a claim."
-    parts: list # phrases; the first has the figures
-    outcome: bool|None # True: it holds; False: it does not; None: undecided
-    short: str="" # the figures in a word, where they have one: a ratio
+
+    parts: list  # phrases; the first has the figures
+    outcome: bool | None  # True: it holds; False: it does not; None: undecided
+    short: str = ""  # the figures in a word, where they have one: a ratio
+
     @property
-    def here(self): return "; ".join(self.parts)
+    def here(self):
+        return "; ".join(self.parts)
 
 # %% ../nbs/15_claims.ipynb #54b4cd08
-def mean_words(values: list # a distance for each seed; None: diverged
-              ) -> str:
+def mean_words(
+    values: list,  # a distance for each seed; None: diverged
+) -> str:
     "Mean ± standard deviation over seeds. What diverged is counted, and left out of both."
     finite = [v for v in values if v is not None]
-    if not finite: return "diverged"
+    if not finite:
+        return "diverged"
     lost = len(values) - len(finite)
     spread = f" ± {np.std(finite, ddof=1):.2g}" if len(finite) > 1 else ""
     return f"{np.mean(finite):.3g}{spread}" + (f" ({lost} diverged)" if lost else "")
 
 # %% ../nbs/15_claims.ipynb #a64f4fd3
-def seed_wins(ours: list, theirs: list # distances by seed; None: diverged
-             ) -> tuple: # with how many seeds ours is closer, and theirs
+def seed_wins(
+    ours: list,
+    theirs: list,  # distances by seed; None: diverged
+) -> tuple:  # with how many seeds ours is closer, and theirs
     "Seed by seed, which arm is closer to the data."
     pairs = [[math.inf if v is None else v for v in pair] for pair in zip(ours, theirs)]
     return sum(a < b for a, b in pairs), sum(b < a for a, b in pairs)
 
 # %% ../nbs/15_claims.ipynb #7694ac4d
-def ratio_of(above: tuple, below: tuple, # (mean, standard deviation over seeds)
-             n: int # seeds of each
-            ) -> tuple: # ratio, its standard error
+def ratio_of(
+    above: tuple,
+    below: tuple,  # (mean, standard deviation over seeds)
+    n: int,  # seeds of each
+) -> tuple:  # ratio, its standard error
     "Eq. (1)."
     ratio = above[0] / below[0]
     spread = math.hypot(above[1] / above[0], below[1] / below[0])
     return ratio, ratio * spread / math.sqrt(n)
 
 # %% ../nbs/15_claims.ipynb #2ec0d402
-def at_most(low: float, high: float, # ends of an interval
-            limit: float) -> bool|None:
+def at_most(
+    low: float,
+    high: float,  # ends of an interval
+    limit: float,
+) -> bool | None:
     "Whether an interval lies at or below a limit (True), above it (False), or holds it (None)."
-    if high <= limit: return True
+    if high <= limit:
+        return True
     return False if low > limit else None
 
-def at_least(low: float, high: float, # ends of an interval
-             limit: float) -> bool|None:
+
+def at_least(
+    low: float,
+    high: float,  # ends of an interval
+    limit: float,
+) -> bool | None:
     "Whether an interval lies at or above a limit (True), below it (False), or holds it (None)."
     return at_most(-high, -low, -limit)
 
 # %% ../nbs/15_claims.ipynb #e40bb1cc
-def look_up(report, # what a JSON file holds
-            path: str|list # a key, or several; a mapping picks a row
-           ): # what is there, or None
+def look_up(
+    report,  # what a JSON file holds
+    path: str | list,  # a key, or several; a mapping picks a row
+):  # what is there, or None
     "What a report has at a path."
     for step in [path] if isinstance(path, str) else path:
         if isinstance(step, dict):
@@ -82,35 +102,46 @@ def look_up(report, # what a JSON file holds
         elif isinstance(report, dict):
             names = [k for k in report if k == step or step.endswith("*") and fnmatch(k, step)]
             report = report[names[0]] if names else None
-        else: return None
+        else:
+            return None
     return report
 
 # %% ../nbs/15_claims.ipynb #64dcbccf
-def fill(words: str, # with names in braces
-         report: dict, take: dict, # name: path
-         **known # name: value
-        ) -> str|None:
+def fill(
+    words: str,  # with names in braces
+    report: dict,
+    take: dict,  # name: path
+    **known,  # name: value
+) -> str | None:
     "A phrase with figures of a report; None if the report lacks one."
     found = {**known, **{name: look_up(report, path) for name, path in take.items()}}
     return None if None in found.values() else words.format(**found)
 
 # %% ../nbs/15_claims.ipynb #73235b82
-def arm_seeds(study: dict, # metrics of an ablation
-              arm: str, budget: str) -> list|None: # a distance for each seed; None: diverged
+def arm_seeds(
+    study: dict,  # metrics of an ablation
+    arm: str,
+    budget: str,
+) -> list | None:  # a distance for each seed; None: diverged
     "The distances of an arm."
     return study.get("by_seed", {}).get(budget, {}).get(arm)
 
-def alike(a: dict, b: dict) -> bool: # metrics of two ablations
+
+def alike(a: dict, b: dict) -> bool:  # metrics of two ablations
     "Whether two studies had the same data, seeds and number of iterations."
     return all(a[k] == b[k] for k in ("seeds", "dataset", "iterations"))
 
 # %% ../nbs/15_claims.ipynb #6caf8bcf
-def ratio_judged(ours: list, theirs: list, # distances by seed
-                 limit: float|None # None: any ratio
-                ) -> tuple: # words, and whether the ratio is at most the limit
+def ratio_judged(
+    ours: list,
+    theirs: list,  # distances by seed
+    limit: float | None,  # None: any ratio
+) -> tuple:  # words, and whether the ratio is at most the limit
     "The ratio of two arms' means. A diverged training has none, and is no hindrance."
-    if None in ours + theirs: return "", True
-    if len(ours) == 1: return f" ({ours[0] / theirs[0]:.2f})", None if limit else True
+    if None in ours + theirs:
+        return "", True
+    if len(ours) == 1:
+        return f" ({ours[0] / theirs[0]:.2f})", None if limit else True
     mean, std = (lambda v: float(np.mean(v))), (lambda v: float(np.std(v, ddof=1)))
     ratio, error = ratio_of((mean(ours), std(ours)), (mean(theirs), std(theirs)), len(ours))
     return f" ({ratio:.2f} ± {error:.2f})", at_most(ratio - 2 * error, ratio + 2 * error, limit) if limit else True
@@ -119,139 +150,170 @@ def ratio_judged(ours: list, theirs: list, # distances by seed
 @dataclass
 class Beats:
     "One arm of an ablation is closer to the data than another: with every seed, and by a ratio of means if asked."
-    theirs: str # an arm; with `best`: a word in the names of several, of which the closest counts
-    ours: str|None=None # None: the study's first arm
-    ratio: float|None=None # of means, at most; None: any
-    best: bool=False # against the best of several
-    budget: str="equal minutes" # or "equal iterations"
+
+    theirs: str  # an arm; with `best`: a word in the names of several, of which the closest counts
+    ours: str | None = None  # None: the study's first arm
+    ratio: float | None = None  # of means, at most; None: any
+    best: bool = False  # against the best of several
+    budget: str = "equal minutes"  # or "equal iterations"
 
     @property
     def words(self):
         words = f"better with every seed, {self.budget}"
-        if self.ratio is None: return words
+        if self.ratio is None:
+            return words
         return f"{words}, and by a ratio of at most {self.ratio:g} (undecided within two standard errors)"
 
-    def rivals(self, study: dict) -> dict: # arm: distances
+    def rivals(self, study: dict) -> dict:  # arm: distances
         "The arms that could be meant; of several, those that never diverged."
         found = study.get("by_seed", {}).get(self.budget, {})
-        if not self.best: return {k: v for k, v in found.items() if k == self.theirs}
+        if not self.best:
+            return {k: v for k, v in found.items() if k == self.theirs}
         return {k: v for k, v in found.items() if self.theirs in k and None not in v}
 
-    def judge(self, study: dict, other: dict|None=None) -> Judged|None: # other: the study of the other arm
+    def judge(self, study: dict, other: dict | None = None) -> Judged | None:  # other: the study of the other arm
         "Seeds decide; where a ratio is asked for, it decides among arms that are better with every seed."
         ours = arm_seeds(study, self.ours or study["first"], self.budget)
         rivals = self.rivals(other or study)
-        if not ours or not rivals or other and not alike(study, other): return None
+        if not ours or not rivals or other and not alike(study, other):
+            return None
         name = min(rivals, key=lambda k: np.mean(rivals[k])) if self.best else self.theirs
         theirs = rivals[name]
         ratio, small = ratio_judged(ours, theirs, self.ratio)
         won, lost = seed_wins(ours, theirs)
         note = f" ({name}, the best of {len(rivals)})" if self.best else ""
-        parts = [f"{mean_words(ours)} against {mean_words(theirs)}{ratio}",
-                 f"better with {won} of {len(ours)} seeds{note}"]
+        parts = [
+            f"{mean_words(ours)} against {mean_words(theirs)}{ratio}",
+            f"better with {won} of {len(ours)} seeds{note}",
+        ]
         return Judged(parts, small if won == len(ours) else False if lost == len(ours) else None)
 
 # %% ../nbs/15_claims.ipynb #122f7f44
-def score_words(scores: dict, # mean and std over seeds
-                diverged: bool) -> str:
+def score_words(
+    scores: dict,  # mean and std over seeds
+    diverged: bool,
+) -> str:
     "The distance of an arm of the baselines, in words."
-    if scores["mean"] is None: return "diverged" if diverged else "an infinite distance"
+    if scores["mean"] is None:
+        return "diverged" if diverged else "an infinite distance"
     return f"{scores['mean']:.3g}" + (f" ± {scores['std']:.2g}" if scores["std"] is not None else "")
 
 # %% ../nbs/15_claims.ipynb #86d4b9f0
 @dataclass
 class Rival:
     "CDRL against another model of the baselines, by the verdict of their report."
-    theirs: str|None=None # an arm; None: the DRL with the smallest mean
-    by_ratio: bool=True # whether the ratio that the report asks for counts; False: the seeds alone
+
+    theirs: str | None = None  # an arm; None: the DRL with the smallest mean
+    by_ratio: bool = True  # whether the ratio that the report asks for counts; False: the seeds alone
 
     @property
     def words(self):
         if self.by_ratio and (self.theirs is None or self.theirs.startswith("DRL")):
             return "by a ratio of at most 0.45 with every seed at equal minutes (undecided: on average)"
         words = "better with every seed at equal minutes; not confirmed if with none"
-        if not (self.theirs or "").startswith("DDPM"): return words
+        if not (self.theirs or "").startswith("DDPM"):
+            return words
         return f"{words}; as many network evaluations as CDRL, if nothing else is said"
 
-    def find(self, report: dict) -> tuple: # name of the rival or None, how many DRL there are
+    def find(self, report: dict) -> tuple:  # name of the rival or None, how many DRL there are
         "Whom CDRL is compared with."
         drl = [r for r in report["results"] if r["arm"].startswith("DRL")]
         sound = [r for r in drl if r["value"] is not None]
         best = min(sound, key=lambda r: r["value"])["arm"] if sound else None
         return self.theirs or best, len(drl)
 
-    def decide(self, v: dict) -> bool|None: # a verdict of the report
+    def decide(self, v: dict) -> bool | None:  # a verdict of the report
         "The report's own verdict, or that of the seeds."
-        if not self.by_ratio: return True if v["seeds_better"] == v["n_seeds"] else None if v["seeds_better"] else False
-        if v["holds"]: return True
+        if not self.by_ratio:
+            return True if v["seeds_better"] == v["n_seeds"] else None if v["seeds_better"] else False
+        if v["holds"]:
+            return True
         return None if v["mean_holds"] or v["at_most"] == 1 and v["seeds_better"] else False
 
-    def judge(self, report: dict) -> Judged|None:
+    def judge(self, report: dict) -> Judged | None:
         "As the report has it. A rival whose learning rates fell, because a seed diverged with those found, is named."
         name, n_drl = self.find(report)
         v, arms = report["verdicts"].get(f"CDRL / {name}"), {r["arm"]: r for r in report["results"]}
-        if v is None: return None
+        if v is None:
+            return None
         ours = score_words(v["ours"], arms.get("CDRL", {}).get("diverged"))
         ratio = f" ({v['ratio']:.2f})" if v.get("ratio") is not None else ""
         parts = [f"{ours} against {score_words(v['theirs'], v['diverged'])}{ratio}"]
-        if self.theirs is None: parts.append(f"{name}, the best of {n_drl}")
+        if self.theirs is None:
+            parts.append(f"{name}, the best of {n_drl}")
         r = arms.get(name)
         if r and r["factor"] < r["found"]:
             parts.append(f"its rates fell from × {r['found']:g} to × {r['factor']:g} when a seed diverged")
-        return Judged([*parts, f"better with {v['seeds_better']} of {v['n_seeds']} seeds"], self.decide(v),
-                      ratio.strip(" ()"))
+        return Judged(
+            [*parts, f"better with {v['seeds_better']} of {v['n_seeds']} seeds"], self.decide(v), ratio.strip(" ()")
+        )
 
 # %% ../nbs/15_claims.ipynb #51984025
 @dataclass
 class Bound:
     "A figure, or one of every row of a table, is at least or at most a limit; undecided if its interval holds that."
-    value: str|list # path
-    at_least: float|None=None
-    at_most: float|None=None # one of the two
-    low: str|None=None # ends of the interval, beside the value
-    high: str|None=None
-    error: str|None=None # standard error, beside the value
-    of: str|None=None # the value is a share of so many
-    every: str|None=None # a table, of whose rows `value` is a figure
-    what: str="" # what the value is
-    says: str="{value:.2f} ({low:.2f} to {high:.2f})" # `n` is known, too; of several rows the smallest and the largest
-    take: dict=field(default_factory=dict) # further names in `says`: paths
+
+    value: str | list  # path
+    at_least: float | None = None
+    at_most: float | None = None  # one of the two
+    low: str | None = None  # ends of the interval, beside the value
+    high: str | None = None
+    error: str | None = None  # standard error, beside the value
+    of: str | None = None  # the value is a share of so many
+    every: str | None = None  # a table, of whose rows `value` is a figure
+    what: str = ""  # what the value is
+    says: str = (
+        "{value:.2f} ({low:.2f} to {high:.2f})"  # `n` is known, too; of several rows the smallest and the largest
+    )
+    take: dict = field(default_factory=dict)  # further names in `says`: paths
 
     @property
     def words(self):
         limit = f"at least {self.at_least:g}" if self.at_most is None else f"at most {self.at_most:g}"
-        unless = {"low": "undecided if its interval holds that", "error": "by two standard errors",
-                  "of": "undecided within two standard errors of a share of as many samples"}
+        unless = {
+            "low": "undecided if its interval holds that",
+            "error": "by two standard errors",
+            "of": "undecided within two standard errors of a share of as many samples",
+        }
         why = [text for name, text in unless.items() if getattr(self, name)]
         what = f"{self.what}: " if self.what else ""
         return "; ".join([what + limit + (" everywhere" if self.every else ""), *why])
 
-    def interval(self, report: dict, row: dict) -> tuple|None: # value, low, high
+    def interval(self, report: dict, row: dict) -> tuple | None:  # value, low, high
         "A value with its interval; None if it is not there."
         value = look_up(row, self.value)
-        def beside(name): return look_up(row, [*([] if isinstance(self.value, str) else self.value[:-1]), name])
-        if value is None: return None
-        if self.low: return value, beside(self.low), beside(self.high)
+
+        def beside(name):
+            return look_up(row, [*([] if isinstance(self.value, str) else self.value[:-1]), name])
+
+        if value is None:
+            return None
+        if self.low:
+            return value, beside(self.low), beside(self.high)
         error = 2 * beside(self.error) if self.error else 0.0
         if self.of:
-            if not report.get(self.of): return None
+            if not report.get(self.of):
+                return None
             error = 2 * math.sqrt(value * (1 - value) / report[self.of])
         return value, value - error, value + error
 
-    def judge(self, report: dict) -> Judged|None:
+    def judge(self, report: dict) -> Judged | None:
         "All on the right side: it holds; one on the wrong side: it does not."
         rows = [report] if self.every is None else report.get(self.every)
         found = [self.interval(report, row) for row in rows or []]
-        if not found or None in found: return None
-        right = [at_most(low, high, self.at_most) if self.at_least is None else at_least(low, high, self.at_least)
-                 for _, low, high in found]
+        if not found or None in found:
+            return None
+        right = [
+            at_most(low, high, self.at_most) if self.at_least is None else at_least(low, high, self.at_least)
+            for _, low, high in found
+        ]
         values = [value for value, _, _ in found]
-        low, high = (found[0][1:] if self.every is None else (min(values), max(values)))
+        low, high = found[0][1:] if self.every is None else (min(values), max(values))
         text = fill(self.says, report, self.take, value=values[0], low=low, high=high, n=report.get(self.of, 0))
         return None if text is None else Judged([text], True if all(right) else False if False in right else None)
 
 # %% ../nbs/15_claims.ipynb #879bba25
-def even_rows(report: dict, model: str) -> list: # of dicts with K, evaluations, fd_mean, fd_std
+def even_rows(report: dict, model: str) -> list:  # of dicts with K, evaluations, fd_mean, fd_std
     "The rows of a model whose number of Langevin steps is the same at every level."
     rows = [r for r in report["results"] if r["model"] == model and r["shape"] == "even"]
     rows = [r for r in rows if len(set(r["n_langevin"].split())) == 1 and None not in (r["fd_mean"], r["fd_std"])]
@@ -262,35 +324,39 @@ def even_rows(report: dict, model: str) -> list: # of dicts with K, evaluations,
 class RatioOfMeans:
     """CDRL's distance with a share of its Langevin steps, over that of CDRL or DRL with all of them. Without a share:
     with every number of steps, over the smallest distance of DRL at no more network evaluations."""
+
     at_most: float
-    share: float|None=None # of the K of training
-    over: str="CDRL" # whose distance it is divided by
+    share: float | None = None  # of the K of training
+    over: str = "CDRL"  # whose distance it is divided by
 
     @property
     def words(self):
         limit = "ahead at every K by two standard errors; not confirmed if behind somewhere and nowhere ahead"
-        if self.share: limit = f"at most {self.at_most:g}; undecided within two standard errors"
+        if self.share:
+            limit = f"at most {self.at_most:g}; undecided within two standard errors"
         return f"{limit} (sampling seeds of one training each)"
 
-    def one_pair(self, report: dict) -> list: # of (row above, row below)
+    def one_pair(self, report: dict) -> list:  # of (row above, row below)
         "Fewer steps against those of training."
         K, k = report["trained_k"]["CDRL"], report["trained_k"].get(self.over)
         ours, theirs = ({r["K"]: r for r in even_rows(report, model)} for model in ("CDRL", self.over))
         few = round(self.share * K)
         return [(ours[few], theirs[k])] if few in ours and k in theirs else []
 
-    def all_pairs(self, report: dict) -> list: # of (row above, row below)
+    def all_pairs(self, report: dict) -> list:  # of (row above, row below)
         "Each number of steps up to that of training, against the best of the other at no more evaluations."
         ours = [r for r in even_rows(report, "CDRL") if 0 < r["K"] <= report["trained_k"]["CDRL"]]
         cheaper = lambda r: [q for q in even_rows(report, self.over) if q["evaluations"] <= r["evaluations"]]
         ours = sorted(ours, key=lambda r: r["evaluations"])
         return [(r, min(cheaper(r), key=lambda q: q["fd_mean"])) for r in ours if cheaper(r)]
 
-    def judge(self, report: dict) -> Judged|None:
+    def judge(self, report: dict) -> Judged | None:
         "All pairs must hold; it is refuted if one does not and none does."
-        if not isinstance(report["trained_k"]["CDRL"], int): return None
+        if not isinstance(report["trained_k"]["CDRL"], int):
+            return None
         pairs = self.one_pair(report) if self.share else self.all_pairs(report)
-        if not pairs: return None
+        if not pairs:
+            return None
         parts, outcomes = [], []
         for r, q in pairs:
             ratio, error = ratio_of((r["fd_mean"], r["fd_std"]), (q["fd_mean"], q["fd_std"]), len(report["seeds"]))
@@ -303,20 +369,23 @@ class RatioOfMeans:
 @dataclass
 class Intervals:
     "One row's figure is higher than another's: confirmed or refuted only if the intervals do not overlap."
-    rows: str # table
-    where: dict # what both rows have
-    by: str # column in which they differ
-    higher: str # its value in each
+
+    rows: str  # table
+    where: dict  # what both rows have
+    by: str  # column in which they differ
+    higher: str  # its value in each
     lower: str
-    value: str # column of the figure; its interval is in <value>_low and <value>_high
-    what: str=""
+    value: str  # column of the figure; its interval is in <value>_low and <value>_high
+    what: str = ""
 
     @property
-    def words(self): return f"{self.what}; undecided if intervals overlap"
+    def words(self):
+        return f"{self.what}; undecided if intervals overlap"
 
-    def judge(self, report: dict) -> Judged|None:
+    def judge(self, report: dict) -> Judged | None:
         a, b = (look_up(report, [self.rows, {**self.where, self.by: name}]) for name in (self.higher, self.lower))
-        if a is None or b is None: return None
+        if a is None or b is None:
+            return None
         low, high = f"{self.value}_low", f"{self.value}_high"
         outcome = True if a[low] > b[high] else False if a[high] < b[low] else None
         return Judged([f"{a[self.value]:.2f} against {b[self.value]:.2f}"], outcome)
@@ -325,112 +394,155 @@ class Intervals:
 @dataclass
 class Reported:
     "What a report says itself, of one comparison or of several that must all hold."
-    says: list # paths to "better"/"yes", "worse"/"no", or anything else: undecided
-    here: str # figures, with names in braces
-    take: dict=field(default_factory=dict) # name: path
-    words: str="" # the report's rule
 
-    def judge(self, report: dict) -> Judged|None:
+    says: list  # paths to "better"/"yes", "worse"/"no", or anything else: undecided
+    here: str  # figures, with names in braces
+    take: dict = field(default_factory=dict)  # name: path
+    words: str = ""  # the report's rule
+
+    def judge(self, report: dict) -> Judged | None:
         said = [look_up(report, path) for path in self.says]
         text = None if None in said else fill(self.here, report, self.take)
-        if text is None: return None
+        if text is None:
+            return None
         no, yes = any(s in ("worse", "no") for s in said), all(s in ("better", "yes") for s in said)
         return Judged([text], False if no else True if yes else None)
 
 # %% ../nbs/15_claims.ipynb #4d9a0040
-RULES = {"beats": Beats, "rival": Rival, "bound": Bound, "ratio_of_means": RatioOfMeans, "intervals": Intervals,
-         "reported": Reported}
+RULES = {
+    "beats": Beats,
+    "rival": Rival,
+    "bound": Bound,
+    "ratio_of_means": RatioOfMeans,
+    "intervals": Intervals,
+    "reported": Reported,
+}
 
-def make_rule(given: dict|None # kind and fields
-             ): # a rule, or None
+
+def make_rule(
+    given: dict | None,  # kind and fields
+):  # a rule, or None
     "A rule from the YAML file. Raises `ValueError` for an unknown kind or field, or one that is missing."
-    if given is None: return None
+    if given is None:
+        return None
     fields = dict(given)
     kind = fields.pop("kind", None)
-    if kind not in RULES: raise ValueError(f"rule {kind!r} is unknown; choose one of {', '.join(RULES)}")
-    try: return RULES[kind](**fields)
-    except TypeError as e: raise ValueError(f"rule {kind}: {e}") from None
+    if kind not in RULES:
+        raise ValueError(f"rule {kind!r} is unknown; choose one of {', '.join(RULES)}")
+    try:
+        return RULES[kind](**fields)
+    except TypeError as e:
+        raise ValueError(f"rule {kind}: {e}") from None
 
 # %% ../nbs/15_claims.ipynb #b2a4bbe3
 @dataclass
 class Claim:
     "An entry of claims.yaml. Without runs it needs GPUs and data that are not here."
+
     topic: str
     claim: str
-    paper: str="not measured" # its figure
-    runs: list=field(default_factory=list) # names of run folders; all must be there
-    rule: object=None # as in `RULES`; from the file: a mapping
-    def __post_init__(self): self.rule = make_rule(self.rule) if isinstance(self.rule, dict) else self.rule
+    paper: str = "not measured"  # its figure
+    runs: list = field(default_factory=list)  # names of run folders; all must be there
+    rule: object = None  # as in `RULES`; from the file: a mapping
+
+    def __post_init__(self):
+        self.rule = make_rule(self.rule) if isinstance(self.rule, dict) else self.rule
 
 # %% ../nbs/15_claims.ipynb #e2fcb745
 def claims_file() -> Path:
     "Where the claims stand."
     return repo_root() / "reports/claims.yaml"
 
-def load_claims(path: Path|None=None # YAML file; None: reports/claims.yaml
-               ) -> list: # of `Claim`
+
+def load_claims(
+    path: Path | None = None,  # YAML file; None: reports/claims.yaml
+) -> list:  # of `Claim`
     "The claims, in the order of the file."
     return [Claim(**c) for c in yaml.safe_load(Path(path or claims_file()).read_text())["claims"]]
 
 # %% ../nbs/15_claims.ipynb #6ce046ba
-def read_metrics(source: Path|None=None # folder of runs; None: reports/
-                ) -> dict: # run: its metrics.json
+def read_metrics(
+    source: Path | None = None,  # folder of runs; None: reports/
+) -> dict:  # run: its metrics.json
     "The metrics of all finished runs."
     source = Path(source or repo_root() / "reports")
     return {f.parent.name: json.loads(f.read_text()) for f in sorted(source.glob("*/metrics.json"))}
 
 # %% ../nbs/15_claims.ipynb #c65e29b5
-def judge_claim(claim: Claim, metrics: dict # from `read_metrics`
-               ) -> dict: # a row: topic, claim, paper, here, rule, verdict, runs, why
+def judge_claim(
+    claim: Claim,
+    metrics: dict,  # from `read_metrics`
+) -> dict:  # a row: topic, claim, paper, here, rule, verdict, runs, why
     "What the reports say of a claim, or why it is not tested."
-    row = dict(topic=claim.topic, claim=claim.claim, paper=claim.paper, here="–",
-               rule=claim.rule.words if claim.rule else "", verdict=NOT_TESTED, runs=[], why="")
+    row = dict(
+        topic=claim.topic,
+        claim=claim.claim,
+        paper=claim.paper,
+        here="–",
+        rule=claim.rule.words if claim.rule else "",
+        verdict=NOT_TESTED,
+        runs=[],
+        why="",
+    )
     missing = [run for run in claim.runs if run not in metrics]
-    if not claim.runs: return {**row, "why": "needs GPUs and the data"}
-    if missing: return {**row, "why": f"no run {', '.join(missing)}"}
+    if not claim.runs:
+        return {**row, "why": "needs GPUs and the data"}
+    if missing:
+        return {**row, "why": f"no run {', '.join(missing)}"}
     found = claim.rule.judge(*(metrics[run] for run in claim.runs))
-    if found is None: return {**row, "why": f"{', '.join(claim.runs)} does not have what this takes"}
+    if found is None:
+        return {**row, "why": f"{', '.join(claim.runs)} does not have what this takes"}
     return {**row, "here": found.here, "verdict": VERDICTS[found.outcome], "runs": list(claim.runs)}
 
 # %% ../nbs/15_claims.ipynb #c2a9b021
 @dataclass
 class Finding:
     "A question for the front page, with the sentence for each answer."
+
     holds: str
     fails: str
-    mixed: str # some do, some do not, or it is open
-    cases: list # of dicts: runs, rule and, if there are several cases, a label
+    mixed: str  # some do, some do not, or it is open
+    cases: list  # of dicts: runs, rule and, if there are several cases, a label
 
 # %% ../nbs/15_claims.ipynb #e4186092
-def judge_finding(finding: Finding, metrics: dict # from `read_metrics`
-                 ) -> dict: # a row: finding, here, runs
+def judge_finding(
+    finding: Finding,
+    metrics: dict,  # from `read_metrics`
+) -> dict:  # a row: finding, here, runs
     """The sentence that fits the reports, with the figures of every case: of several the ratios, where there are any.
     A case without its runs is left out."""
     found = []
     for case in finding.cases:
-        if any(run not in metrics for run in case["runs"]): continue
+        if any(run not in metrics for run in case["runs"]):
+            continue
         judged = make_rule(case["rule"]).judge(*(metrics[run] for run in case["runs"]))
-        if judged: found.append((case, judged))
+        if judged:
+            found.append((case, judged))
     outcomes = {judged.outcome for _, judged in found}
     sentence = finding.holds if outcomes == {True} else finding.fails if outcomes == {False} else finding.mixed
     several = len(finding.cases) > 1
     words = [judged.short if several and judged.short else judged.parts[0] for _, judged in found]
     figures = [" ".join(filter(None, [case.get("label"), text])) for (case, _), text in zip(found, words)]
-    return dict(finding=sentence, here="; ".join(figures) or "–",
-                runs=[run for case, _ in found for run in case["runs"]])
+    return dict(
+        finding=sentence, here="; ".join(figures) or "–", runs=[run for case, _ in found for run in case["runs"]]
+    )
 
 # %% ../nbs/15_claims.ipynb #70d7e9f1
-def load_findings(path: Path|None=None # as in `load_claims`
-                 ) -> list: # of `Finding`
+def load_findings(
+    path: Path | None = None,  # as in `load_claims`
+) -> list:  # of `Finding`
     "The questions of the front page, in its order."
     return [Finding(**f) for f in yaml.safe_load(Path(path or claims_file()).read_text())["findings"]]
 
-def load_notes(rows: list, # from `judge_claim`
-               path: Path|None=None # as in `load_claims`
-              ) -> dict: # topic: texts
+
+def load_notes(
+    rows: list,  # from `judge_claim`
+    path: Path | None = None,  # as in `load_claims`
+) -> dict:  # topic: texts
     "The notes whose claims still have the verdicts that they rest on."
     verdicts, notes = {r["claim"]: r["verdict"] for r in rows}, {}
     for note in yaml.safe_load(Path(path or claims_file()).read_text())["notes"]:
         stands = all(verdicts.get(claim) == v for claim, v in note["when"].items())
-        if stands: notes.setdefault(note["topic"], []).append(note["text"])
+        if stands:
+            notes.setdefault(note["topic"], []).append(note["text"])
     return notes

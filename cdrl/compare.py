@@ -26,9 +26,10 @@ from .trainer import Trainer
 @dataclass(frozen=True)
 class Arm:
     "One way to train. Shares of phases add up to 1."
+
     name: str
-    make: Callable # (seed, factor on the learning rates, {phase: iterations}) → learner
-    phases: dict = field(default_factory=lambda: {"training": 1.0}) # phase, in their order: share of the time
+    make: Callable  # (seed, factor on the learning rates, {phase: iterations}) → learner
+    phases: dict = field(default_factory=lambda: {"training": 1.0})  # phase, in their order: share of the time
 
     def __post_init__(self):
         if abs(sum(self.phases.values()) - 1) > 1e-6 or min(self.phases.values()) <= 0:
@@ -37,12 +38,17 @@ class Arm:
 # %% ../nbs/14_compare.ipynb #d9c2d18a
 class TrainerLearner:
     "CDRL or DRL with a config."
-    def __init__(self, config, data, # training data from `load_dataset`
-                 device: str="cpu"):
+
+    def __init__(
+        self,
+        config,
+        data,  # training data from `load_dataset`
+        device: str = "cpu",
+    ):
         self.trainer, self.data = Trainer(config, data, device), data
         self.evaluations = self.trainer.model.evaluations(denoise=self.last_step())
 
-    def last_step(self, n_langevin: int|None=None) -> bool|str:
+    def last_step(self, n_langevin: int | None = None) -> bool | str:
         "Without chains nothing of the energy is used, not even for the last denoising step."
         chains = self.trainer.config.n_langevin if n_langevin is None else n_langevin
         return True if chains else "initializer"
@@ -50,18 +56,24 @@ class TrainerLearner:
     def advance(self, n: int) -> None:
         self.trainer.fit(n)
 
-    def sample(self, n: int, seed: int,
-               n_langevin: int|None=None # K; None: as in training
-              ) -> torch.Tensor: # [n, …]
+    def sample(
+        self,
+        n: int,
+        seed: int,
+        n_langevin: int | None = None,  # K; None: as in training
+    ) -> torch.Tensor:  # [n, …]
         model = self.trainer.averaged
         labels = spread_labels(n, self.data) if model.n_class else None
         return model.sample(n, label=labels, seed=seed, n_langevin=n_langevin, denoise=self.last_step(n_langevin))
 
 # %% ../nbs/14_compare.ipynb #9f86453b
-def trainer_config(preset: str, changes: dict, # settings of the preset that the arm changes
-                   seed: int, factor: float, # on both learning rates
-                   steps: dict # iterations of the phases "warm" and "recovery", or of one of them
-                  ):
+def trainer_config(
+    preset: str,
+    changes: dict,  # settings of the preset that the arm changes
+    seed: int,
+    factor: float,  # on both learning rates
+    steps: dict,  # iterations of the phases "warm" and "recovery", or of one of them
+):
     "The `Config` of one training. Without a recovery phase, its one iteration has the rate 0 and changes nothing."
     warm, recovery = steps.get("warm", 0), steps.get("recovery", 0)
     usual = get_config(preset, **changes)
@@ -70,40 +82,61 @@ def trainer_config(preset: str, changes: dict, # settings of the preset that the
     total = warm + recovery
     average = 1 - max(1 - usual.ema, min(0.5, 10 / total))
     rates = dict(ebm_lr=usual.ebm_lr * factor, init_lr=usual.init_lr * factor)
-    return get_config(preset, **{**changes, **rates, "seed": seed, "steps": total, "warm_start": warm / total,
-                                 "ema": average, "warmup": max(1, min(usual.warmup, total // 5))})
+    return get_config(
+        preset,
+        **{
+            **changes,
+            **rates,
+            "seed": seed,
+            "steps": total,
+            "warm_start": warm / total,
+            "ema": average,
+            "warmup": max(1, min(usual.warmup, total // 5)),
+        },
+    )
 
 # %% ../nbs/14_compare.ipynb #6100b1ac
-def trainer_arm(name: str, preset: str, data, # a preset, and its training data from `load_dataset`
-                warm: float|None=None, # share of the time for the warm start; None: the preset's share of iterations
-                device: str="cpu", **changes # settings of the preset that the arm changes
-               ) -> Arm:
+def trainer_arm(
+    name: str,
+    preset: str,
+    data,  # a preset, and its training data from `load_dataset`
+    warm: float | None = None,  # share of the time for the warm start; None: the preset's share of iterations
+    device: str = "cpu",
+    **changes,  # settings of the preset that the arm changes
+) -> Arm:
     "An arm that is a preset with changes. Raises `ValueError` for settings that do not fit."
     config = get_config(preset, **changes)
     warm = config.warm_start if warm is None else warm
     shares = {"warm": warm, "recovery": 1 - warm}
+
     def make(seed, factor, steps):
         return TrainerLearner(trainer_config(preset, changes, seed, factor, steps), data, device)
+
     return Arm(name, make, {phase: share for phase, share in shares.items() if share > 0})
 
 # %% ../nbs/14_compare.ipynb #e33bafe4
-def computing_time(device: str="cpu") -> float: # seconds since some moment
+def computing_time(device: str = "cpu") -> float:  # seconds since some moment
     "Time that this process has computed: of the processor on a CPU, by the clock on a GPU once its work is done."
-    if torch.device(device).type == "cpu": return time.process_time()
+    if torch.device(device).type == "cpu":
+        return time.process_time()
     torch.cuda.synchronize(device)
     return time.perf_counter()
 
 # %% ../nbs/14_compare.ipynb #48be85d5
 def in_phase(arm: Arm, phase: str):
     "A learner for timing: it has just begun the phase, which does not end."
-    before = list(arm.phases)[:list(arm.phases).index(phase)]
-    learner = arm.make(0, 1.0, {**dict.fromkeys(before, 1), phase: 10 ** 6})
-    learner.advance(len(before) + 2)                                           # the first iterations are slower
+    before = list(arm.phases)[: list(arm.phases).index(phase)]
+    learner = arm.make(0, 1.0, {**dict.fromkeys(before, 1), phase: 10**6})
+    learner.advance(len(before) + 2)  # the first iterations are slower
     return learner
 
 # %% ../nbs/14_compare.ipynb #54cff0e8
-def measure_costs(arms: list, device: str="cpu", rounds: int=7, n: int=2 # n iterations a round
-                 ) -> dict: # {arm: {phase: seconds an iteration}}
+def measure_costs(
+    arms: list,
+    device: str = "cpu",
+    rounds: int = 7,
+    n: int = 2,  # n iterations a round
+) -> dict:  # {arm: {phase: seconds an iteration}}
     """What iterations cost: in each round every phase of every arm has its turn. The median over rounds of the ratio to
     the first, times the first's median."""
     learners = {(arm.name, phase): in_phase(arm, phase) for arm in arms for phase in arm.phases}
@@ -117,9 +150,12 @@ def measure_costs(arms: list, device: str="cpu", rounds: int=7, n: int=2 # n ite
     cost = {key: float(np.median(np.array(s) / first) * np.median(first)) for key, s in seconds.items()}
     return {arm.name: {phase: cost[arm.name, phase] for phase in arm.phases} for arm in arms}
 
-def steps_for(arm: Arm, cost: dict, # {phase: seconds an iteration}
-              seconds: float # the budget
-             ) -> dict: # {phase: iterations}
+
+def steps_for(
+    arm: Arm,
+    cost: dict,  # {phase: seconds an iteration}
+    seconds: float,  # the budget
+) -> dict:  # {phase: iterations}
     "As many iterations of each phase as fit into its share of the time; at least one."
     return {phase: max(1, round(share * seconds / cost[phase])) for phase, share in arm.phases.items()}
 
@@ -127,11 +163,12 @@ def steps_for(arm: Arm, cost: dict, # {phase: seconds an iteration}
 @dataclass(frozen=True)
 class Judge:
     "How samples are measured."
-    evaluate: Callable # samples → {metric: number}: `ImageEvaluator` or `PointEvaluator`
-    metric: str # the distance that decides
-    n_samples: int=1000 # samples of a drawing at the end
-    n_progress: int=500 # samples of a measurement on the way
-    draws: int=1 # drawings at the end
+
+    evaluate: Callable  # samples → {metric: number}: `ImageEvaluator` or `PointEvaluator`
+    metric: str  # the distance that decides
+    n_samples: int = 1000  # samples of a drawing at the end
+    n_progress: int = 500  # samples of a measurement on the way
+    draws: int = 1  # drawings at the end
 
     def __call__(self, learner, n: int, seed: int, **options) -> float:
         "The distance of n samples. Raises `DivergenceError` if they are not finite."
@@ -142,10 +179,16 @@ class Judge:
         return float(np.mean([self(learner, self.n_samples, 100 + i, **options) for i in range(self.draws)]))
 
 # %% ../nbs/14_compare.ipynb #189b488d
-def train_one(arm: Arm, seed: int, factor: float, steps: dict, # as `Arm.make` takes them
-              judge: Judge, snapshots: int=1, # measurements
-              device: str="cpu", extra: Callable|None=None # what else to keep of the learner: learner → dict
-             ) -> dict: # diverged, curve [{step, value}], steps, minutes, and if it went well value, evaluations
+def train_one(
+    arm: Arm,
+    seed: int,
+    factor: float,
+    steps: dict,  # as `Arm.make` takes them
+    judge: Judge,
+    snapshots: int = 1,  # measurements
+    device: str = "cpu",
+    extra: Callable | None = None,  # what else to keep of the learner: learner → dict
+) -> dict:  # diverged, curve [{step, value}], steps, minutes, and if it went well value, evaluations
     "Train and measure. `minutes` are of training alone."
     total, curve, spent = sum(steps.values()), [], 0.0
     ends = sorted({round(total * (i + 1) / snapshots) for i in range(snapshots)} - {0})
@@ -159,20 +202,31 @@ def train_one(arm: Arm, seed: int, factor: float, steps: dict, # as `Arm.make` t
             curve.append(dict(step=end, value=value))
     except DivergenceError as e:
         return dict(diverged=str(e)[:200], curve=curve, steps=steps, minutes=spent / 60)
-    result = dict(diverged=None, curve=curve, steps=steps, minutes=spent / 60, value=curve[-1]["value"],
-                  evaluations=learner.evaluations)
+    result = dict(
+        diverged=None,
+        curve=curve,
+        steps=steps,
+        minutes=spent / 60,
+        value=curve[-1]["value"],
+        evaluations=learner.evaluations,
+    )
     return {**result, **(extra(learner) if extra else {})}
 
 # %% ../nbs/14_compare.ipynb #6f7108f5
-def search_factor(trial: Callable, # factor → distance, or None if it diverged
-                  factors: list, # to begin with; a single one: nothing is searched
-                  most: int=8 # tries
-                 ) -> tuple: # the best factor, {factor: distance or None}
+def search_factor(
+    trial: Callable,  # factor → distance, or None if it diverged
+    factors: list,  # to begin with; a single one: nothing is searched
+    most: int = 8,  # tries
+) -> tuple:  # the best factor, {factor: distance or None}
     "The factor on the learning rates with the smallest distance."
     tries = {f: trial(f) for f in sorted(factors)} if len(factors) > 1 else {}
-    if not tries: return factors[0], {}
+    if not tries:
+        return factors[0], {}
     ratio = sorted(factors)[1] / sorted(factors)[0]
-    def best(): return min(tries, key=lambda f: np.inf if tries[f] is None else tries[f])
+
+    def best():
+        return min(tries, key=lambda f: np.inf if tries[f] is None else tries[f])
+
     while len(tries) < most and best() in (min(tries), max(tries)):
         beyond = best() / ratio if best() == min(tries) else best() * ratio
         tries[beyond] = trial(beyond)
@@ -182,22 +236,23 @@ def search_factor(trial: Callable, # factor → distance, or None if it diverged
 @dataclass
 class Comparison:
     "Arms trained for the same time. `run` does what is not yet done; each part is kept in the folder."
-    folder: object # `Run`, from `open_run`
+
+    folder: object  # `Run`, from `open_run`
     arms: list
     judge: Judge
-    minutes: float # of computing time for each training
+    minutes: float  # of computing time for each training
     seeds: list
-    factors: list = field(default_factory=lambda: [1.0]) # on the learning rates; one: no search
-    search_share: float = 0.25 # of the minutes, for each try of the search
+    factors: list = field(default_factory=lambda: [1.0])  # on the learning rates; one: no search
+    search_share: float = 0.25  # of the minutes, for each try of the search
     snapshots: int = 4
     device: str = "cpu"
-    extra: Callable|None = None # see `train_one`
+    extra: Callable | None = None  # see `train_one`
     search_seed = 1000
 
-    def costs(self) -> dict: # {arm: {phase: seconds an iteration}}
+    def costs(self) -> dict:  # {arm: {phase: seconds an iteration}}
         return self.folder.once(("costs",), lambda: dict(costs=measure_costs(self.arms, self.device)))["costs"]
 
-    def steps(self, arm: Arm, share: float=1.0) -> dict: # {phase: iterations}
+    def steps(self, arm: Arm, share: float = 1.0) -> dict:  # {phase: iterations}
         return steps_for(arm, self.costs()[arm.name], share * self.minutes * 60)
 
 # %% ../nbs/14_compare.ipynb #298e4fae
@@ -209,31 +264,43 @@ def with_distances(part: dict) -> dict:
 
 # %% ../nbs/14_compare.ipynb #e2e57de7
 @patch
-def searched(self: Comparison, arm: Arm) -> tuple: # best factor, {factor: distance or None}
+def searched(self: Comparison, arm: Arm) -> tuple:  # best factor, {factor: distance or None}
     "The search over learning rates of one arm."
+
     def trial(factor):
         steps = self.steps(arm, self.search_share)
-        part = self.folder.once(("search", arm.name, factor), lambda: train_one(
-            arm, self.search_seed, factor, steps, self.judge, device=self.device))
+        part = self.folder.once(
+            ("search", arm.name, factor),
+            lambda: train_one(arm, self.search_seed, factor, steps, self.judge, device=self.device),
+        )
         return with_distances(part).get("value")
+
     return search_factor(trial, self.factors)
 
+
 @patch
-def trained(self: Comparison, arm: Arm, factor: float) -> list: # parts, one a seed
+def trained(self: Comparison, arm: Arm, factor: float) -> list:  # parts, one a seed
     "All seeds with one factor; it stops at the first that diverges."
     parts = []
     for seed in self.seeds:
-        part = with_distances(self.folder.once(("train", arm.name, seed, factor), lambda: train_one(
-            arm, seed, factor, self.steps(arm), self.judge, self.snapshots, self.device, self.extra)))
+        part = with_distances(
+            self.folder.once(
+                ("train", arm.name, seed, factor),
+                lambda: train_one(
+                    arm, seed, factor, self.steps(arm), self.judge, self.snapshots, self.device, self.extra
+                ),
+            )
+        )
         parts.append({**part, "arm": arm.name, "seed": seed, "factor": factor})
         said = f"diverged: {part['diverged']}" if part["diverged"] else f"{part['value']:.4g}"
         print(f"{arm.name}, seed {seed}, {part['minutes']:.1f} min: {said}", flush=True)
-        if part["diverged"]: break
+        if part["diverged"]:
+            break
     return parts
 
 # %% ../nbs/14_compare.ipynb #c4e9a940
 @patch
-def run(self: Comparison) -> list: # parts, one for each arm and seed
+def run(self: Comparison) -> list:  # parts, one for each arm and seed
     "Search, train and measure all arms; what is in the folder is not done again."
     out = []
     for arm in self.arms:
@@ -241,44 +308,80 @@ def run(self: Comparison) -> list: # parts, one for each arm and seed
         lower = sorted({f for f in tries or self.factors if f <= best}, reverse=True)
         for factor in lower:
             parts = self.trained(arm, factor)
-            if not parts[-1]["diverged"]: break
-        missing = [dict(parts[-1], seed=s, diverged="not tried: another seed diverged at the lowest rate")
-                   for s in self.seeds[len(parts):]]
+            if not parts[-1]["diverged"]:
+                break
+        missing = [
+            dict(parts[-1], seed=s, diverged="not tried: another seed diverged at the lowest rate")
+            for s in self.seeds[len(parts) :]
+        ]
         out += parts + missing
     return out
 
 # %% ../nbs/14_compare.ipynb #513ede5b
-def as_table(parts: list # of `Comparison.run`
-            ) -> pd.DataFrame: # a row for each arm and seed
+def as_table(
+    parts: list,  # of `Comparison.run`
+) -> pd.DataFrame:  # a row for each arm and seed
     "What was trained: arm, seed, factor, iterations, minutes, distance (infinite where it diverged)."
     rows = []
     for q in parts:
-        rows.append(dict(arm=q["arm"], seed=q["seed"], factor=q["factor"], iterations=sum(q["steps"].values()),
-                         minutes=q["minutes"], value=np.inf if q["diverged"] else q["value"],
-                         evaluations=q.get("evaluations"), diverged=q["diverged"]))
+        rows.append(
+            dict(
+                arm=q["arm"],
+                seed=q["seed"],
+                factor=q["factor"],
+                iterations=sum(q["steps"].values()),
+                minutes=q["minutes"],
+                value=np.inf if q["diverged"] else q["value"],
+                evaluations=q.get("evaluations"),
+                diverged=q["diverged"],
+            )
+        )
     return pd.DataFrame(rows)
 
-def as_curves(parts: list, minutes: float # of the budget
-             ) -> pd.DataFrame: # arm, seed, minutes, value
-    "The distances on the way, against the share of the budget that was used."
-    return pd.DataFrame([dict(arm=q["arm"], seed=q["seed"], value=c["value"],
-                              minutes=minutes * c["step"] / sum(q["steps"].values())) for q in parts for c in q["curve"]])
 
-def summarise(table: pd.DataFrame) -> pd.DataFrame: # a row an arm
+def as_curves(
+    parts: list,
+    minutes: float,  # of the budget
+) -> pd.DataFrame:  # arm, seed, minutes, value
+    "The distances on the way, against the share of the budget that was used."
+    return pd.DataFrame(
+        [
+            dict(arm=q["arm"], seed=q["seed"], value=c["value"], minutes=minutes * c["step"] / sum(q["steps"].values()))
+            for q in parts
+            for c in q["curve"]
+        ]
+    )
+
+
+def summarise(table: pd.DataFrame) -> pd.DataFrame:  # a row an arm
     "Means and standard deviations over seeds; no mean where a seed diverged, since that of the others would flatter."
     arms = table.groupby("arm", sort=False)
-    out = arms.agg(mean=("value", "mean"), std=("value", "std"), worst=("value", "max"), seeds=("value", "size"),
-                   iterations=("iterations", "first"), evaluations=("evaluations", "first"), factor=("factor", "first"))
+    out = arms.agg(
+        mean=("value", "mean"),
+        std=("value", "std"),
+        worst=("value", "max"),
+        seeds=("value", "size"),
+        iterations=("iterations", "first"),
+        evaluations=("evaluations", "first"),
+        factor=("factor", "first"),
+    )
     return out.assign(diverged=arms.diverged.count()).reset_index()
 
 # %% ../nbs/14_compare.ipynb #6fa28731
-def verdict(table: pd.DataFrame, arm: str, rival: str
-           ) -> dict: # outcome of the arm, ratio of means, seeds better and worse
+def verdict(
+    table: pd.DataFrame, arm: str, rival: str
+) -> dict:  # outcome of the arm, ratio of means, seeds better and worse
     "Seed by seed: better or worse only if all seeds say so."
     values = table.pivot(index="seed", columns="arm", values="value")
     ours, theirs = values[arm], values[rival]
     better, worse = int((ours < theirs).sum()), int((ours > theirs).sum())
     outcome = "better" if better == len(values) else "worse" if worse == len(values) else "undecided"
     finite = np.isfinite(ours).all() and np.isfinite(theirs).all()
-    return dict(arm=arm, rival=rival, outcome=outcome, ratio=float(ours.mean() / theirs.mean()) if finite else None,
-                seeds_better=better, seeds_worse=worse)
+    return dict(
+        arm=arm,
+        rival=rival,
+        outcome=outcome,
+        ratio=float(ours.mean() / theirs.mean()) if finite else None,
+        seeds_better=better,
+        seeds_worse=worse,
+    )

@@ -8,54 +8,68 @@ __all__ = ['product', 'mixture', 'with_no_class', 'log_densities', 'Product', 'M
 
 # %% ../nbs/11_composition.ipynb #ebc9afc6
 from dataclasses import dataclass
+
 import torch
 from torch import Tensor
-from .schedule import diffuse, randn
-from .layers import frozen
+
 from .ebm import value_and_grad
+from .layers import frozen
 from .model import CDRL, as_generator, as_labels, as_levels, finite
+from .schedule import diffuse, randn
 
 # %% ../nbs/11_composition.ipynb #eff034e6
-def product(F: Tensor, # [M + 1, B]: F under each label; row 0 is "no class"
-            weights: Tensor # [M]
-           ) -> Tensor: # [B]
+def product(
+    F: Tensor,  # [M + 1, B]: F under each label; row 0 is "no class"
+    weights: Tensor,  # [M]
+) -> Tensor:  # [B]
     "Product of experts, eq. (1)."
     return F[0] + (weights[:, None] * (F[1:] - F[0])).sum(0)
 
-def mixture(F: Tensor, # [M, B]: F under each label
-            weights: Tensor # [M]
-           ) -> Tensor: # [B]
+
+def mixture(
+    F: Tensor,  # [M, B]: F under each label
+    weights: Tensor,  # [M]
+) -> Tensor:  # [B]
     "Mixture, eq. (2)."
     return torch.logsumexp(F + weights.log()[:, None], 0)
 
 # %% ../nbs/11_composition.ipynb #63ea9e1b
-def with_no_class(labels: Tensor # [M, B] long
-                 ) -> Tensor: # [M + 1, B]
+def with_no_class(
+    labels: Tensor,  # [M, B] long
+) -> Tensor:  # [M + 1, B]
     "A first row of -1, no class, before the rows of labels."
     return torch.cat([torch.full_like(labels[:1], -1), labels])
 
-def log_densities(model: CDRL, t: Tensor, # [B] long, level of y
-                  labels: Tensor # [M, B] long
-                 ): # callable y [B, …] → F(y; t) [M, B], with gradients
+
+def log_densities(
+    model: CDRL,
+    t: Tensor,  # [B] long, level of y
+    labels: Tensor,  # [M, B] long
+):  # callable y [B, …] → F(y; t) [M, B], with gradients
     "F under each of several labels, as a function of y alone."
     M, B = labels.shape
-    with torch.no_grad(): log_density = model.log_density_at(t.repeat(M), labels.flatten())
+    with torch.no_grad():
+        log_density = model.log_density_at(t.repeat(M), labels.flatten())
     return lambda y: log_density(y.repeat(M, *[1] * (y.dim() - 1))).reshape(M, B)
 
 # %% ../nbs/11_composition.ipynb #856112d4
 @dataclass(frozen=True)
 class Product:
     "All of several concepts, or not some of them: a condition by eq. (1)."
-    labels: Tensor # [M, B] long: the concepts of each sample
-    weights: Tensor # [M], of the energies
-    init_weights: Tensor # [M], of the initializer's means
 
-    def target(self, model: CDRL, t: Tensor): # as `CDRL.target`
+    labels: Tensor  # [M, B] long: the concepts of each sample
+    weights: Tensor  # [M], of the energies
+    init_weights: Tensor  # [M], of the initializer's means
+
+    def target(self, model: CDRL, t: Tensor):  # as `CDRL.target`
         F = log_densities(model, t, with_no_class(self.labels))
-        def composed(y): return product(F(y), self.weights)
+
+        def composed(y):
+            return product(F(y), self.weights)
+
         return lambda y: value_and_grad(composed, y)
 
-    def mean(self, model: CDRL, x_next: Tensor, t: Tensor) -> Tensor: # as `CDRL.initial_mean`
+    def mean(self, model: CDRL, x_next: Tensor, t: Tensor) -> Tensor:  # as `CDRL.initial_mean`
         free = model.initial_mean(x_next, t, -1)
         pairs = zip(self.labels, self.init_weights)
         return free + sum(w * (model.initial_mean(x_next, t, label) - free) for label, w in pairs)
@@ -64,41 +78,55 @@ class Product:
 @dataclass(frozen=True)
 class Mixture:
     "One of several concepts: a condition by eq. (2)."
-    labels: Tensor # [M, B] long: the concepts of each sample
-    weights: Tensor # [M]
-    choice: Tensor # [B] long, index of the concept that each sample is guessed under
-    guidance: float = 0.0 # w of each concept
 
-    def target(self, model: CDRL, t: Tensor): # as `CDRL.target`
+    labels: Tensor  # [M, B] long: the concepts of each sample
+    weights: Tensor  # [M]
+    choice: Tensor  # [B] long, index of the concept that each sample is guessed under
+    guidance: float = 0.0  # w of each concept
+
+    def target(self, model: CDRL, t: Tensor):  # as `CDRL.target`
         F = log_densities(model, t, with_no_class(self.labels) if self.guidance else self.labels)
+
         def composed(y):
             values = F(y)
-            if self.guidance: values = values[0] + (1 + self.guidance) * (values[1:] - values[0])
+            if self.guidance:
+                values = values[0] + (1 + self.guidance) * (values[1:] - values[0])
             return mixture(values, self.weights)
+
         return lambda y: value_and_grad(composed, y)
 
-    def mean(self, model: CDRL, x_next: Tensor, t: Tensor) -> Tensor: # as `CDRL.initial_mean`
+    def mean(self, model: CDRL, x_next: Tensor, t: Tensor) -> Tensor:  # as `CDRL.initial_mean`
         chosen = self.labels.gather(0, self.choice[None])[0]
         return model.initial_mean(x_next, t, chosen, self.guidance)
 
 # %% ../nbs/11_composition.ipynb #9b15018b
-def spread_concepts(model: CDRL, labels: list, # of the concepts: each a whole number, or one for each of n samples
-                    n: int) -> Tensor: # [M, n] long
+def spread_concepts(
+    model: CDRL,
+    labels: list,  # of the concepts: each a whole number, or one for each of n samples
+    n: int,
+) -> Tensor:  # [M, n] long
     "The concepts of each sample. Raises `ValueError` if there are none, or as `as_labels` does."
-    if not len(labels): raise ValueError("labels is empty; give at least one concept")
+    if not len(labels):
+        raise ValueError("labels is empty; give at least one concept")
     rows = [as_labels(-1 if label is None else label, n, model.n_class, model.device) for label in labels]
     return torch.stack([torch.as_tensor(row, device=model.device).expand(n) for row in rows])
 
-def concept_weights(model: CDRL, n_concepts: int, # M
-                    weights: list|None, init_weights: list|None, rule: str # as in `sample_composed`
-                   ) -> tuple[Tensor, Tensor]: # of the energies and of the initializer's means [M]
+
+def concept_weights(
+    model: CDRL,
+    n_concepts: int,  # M
+    weights: list | None,
+    init_weights: list | None,
+    rule: str,  # as in `sample_composed`
+) -> tuple[Tensor, Tensor]:  # of the energies and of the initializer's means [M]
     """Weights as tensors. Raises `ValueError` unless there is one finite number for each concept, positive for a
     mixture."""
     if rule == "or" and weights is not None and min(weights) <= 0:
         raise ValueError(f"weights of a mixture must be positive, got {weights}")
     if rule == "or" and init_weights is not None:
         raise ValueError("init_weights is for and; in a mixture each guess is made under one concept")
-    if weights is None: weights = [1. / n_concepts if rule == "or" else 1.] * n_concepts
+    if weights is None:
+        weights = [1.0 / n_concepts if rule == "or" else 1.0] * n_concepts
     weights = torch.tensor(weights, dtype=torch.float, device=model.device)
     means = weights if init_weights is None else torch.tensor(init_weights, dtype=torch.float, device=model.device)
     if not n_concepts == len(weights) == len(means):
@@ -109,15 +137,21 @@ def concept_weights(model: CDRL, n_concepts: int, # M
 
 # %% ../nbs/11_composition.ipynb #46d714d9
 @torch.no_grad()
-def sample_composed(model: CDRL, n: int, # samples
-                    labels: list, # of the concepts: each an int for all samples, or a long tensor [n]
-                    weights: list|None=None, # of the energies; None: 1 each ("or": equal parts)
-                    rule: str="and", # "and" (with negative weights: "not") or "or"
-                    init_weights: list|None=None, # of the initializer's means; None: those of the energies
-                    n_langevin=None, metropolis: bool|None=None, step_scale: float=1.0, # of `CDRL.sample`
-                    seed: int|None=None, generator: torch.Generator|None=None, batch_size: int=256, # likewise
-                    guidance: float=0.0 # w of each concept of "or"; for "and" it is in the weights, 1 + w
-                   ) -> Tensor: # [n, …]
+def sample_composed(
+    model: CDRL,
+    n: int,  # samples
+    labels: list,  # of the concepts: each an int for all samples, or a long tensor [n]
+    weights: list | None = None,  # of the energies; None: 1 each ("or": equal parts)
+    rule: str = "and",  # "and" (with negative weights: "not") or "or"
+    init_weights: list | None = None,  # of the initializer's means; None: those of the energies
+    n_langevin=None,
+    metropolis: bool | None = None,
+    step_scale: float = 1.0,  # of `CDRL.sample`
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    batch_size: int = 256,  # likewise
+    guidance: float = 0.0,  # w of each concept of "or"; for "and" it is in the weights, 1 + w
+) -> Tensor:  # [n, …]
     """Samples of a composition. Raises `ValueError` for an unconditional model, an unknown rule, other weights than one
     finite number for each concept, or settings that are not finite."""
     if not model.n_class:
@@ -125,24 +159,35 @@ def sample_composed(model: CDRL, n: int, # samples
     if rule not in ("and", "or"):
         raise ValueError(f"rule {rule!r} is unknown; choose and (negative weights: not) or or")
     guidance, chain = finite("guidance", guidance), model.chain(n_langevin, step_scale, metropolis)
-    if guidance and rule == "and": raise ValueError(f"guidance {guidance} is for or; a product has weights 1 + w")
+    if guidance and rule == "and":
+        raise ValueError(f"guidance {guidance} is for or; a product has weights 1 + w")
     if not labels or n < 1:
         raise ValueError(f"{n} samples of {len(labels)} concepts; there must be at least one of each")
     weights, means = concept_weights(model, len(labels), weights, init_weights, rule)
     concepts = spread_concepts(model, labels, n)
     generator = as_generator(seed, generator, model.device)
+
     def condition(rows):
-        if rule == "and": return Product(rows, weights, means)
+        if rule == "and":
+            return Product(rows, weights, means)
         choice = torch.multinomial(weights, rows.shape[1], replacement=True, generator=generator)
         return Mixture(rows, weights, choice, guidance)
+
     with frozen(model):
-        return torch.cat([model.sample_batch(rows.shape[1], condition(rows), chain, generator)
-                          for rows in concepts.split(batch_size, 1)])
+        return torch.cat(
+            [
+                model.sample_batch(rows.shape[1], condition(rows), chain, generator)
+                for rows in concepts.split(batch_size, 1)
+            ]
+        )
 
 # %% ../nbs/11_composition.ipynb #5d94e982
-def level_evidence(model: CDRL, x: Tensor, # [B, …] samples of level t
-                   t: int, labels: Tensor # [M, B] long: concepts of each sample
-                  ) -> Tensor: # [M, B]
+def level_evidence(
+    model: CDRL,
+    x: Tensor,  # [B, …] samples of level t
+    t: int,
+    labels: Tensor,  # [M, B] long: concepts of each sample
+) -> Tensor:  # [M, B]
     "F(α x; t) under each concept minus F without class."
     levels = as_levels(t, x, model.schedule.n_levels)
     F = log_densities(model, levels, with_no_class(labels))(model.schedule.alpha[t] * x)
@@ -150,28 +195,36 @@ def level_evidence(model: CDRL, x: Tensor, # [B, …] samples of level t
 
 # %% ../nbs/11_composition.ipynb #2d4e9061
 @torch.no_grad()
-def concept_evidence(model: CDRL, x: Tensor, # [N, …] in [-1, 1]
-                     labels: list, # of the concepts, as in `sample_composed`
-                     seed: int|None=None, # of the noise, one for each image and level: the same to compare calls
-                     generator: torch.Generator|None=None, # source of the noise, instead of a seed
-                     batch_size: int=256) -> Tensor: # [T, M, N]
+def concept_evidence(
+    model: CDRL,
+    x: Tensor,  # [N, …] in [-1, 1]
+    labels: list,  # of the concepts, as in `sample_composed`
+    seed: int | None = None,  # of the noise, one for each image and level: the same to compare calls
+    generator: torch.Generator | None = None,  # source of the noise, instead of a seed
+    batch_size: int = 256,
+) -> Tensor:  # [T, M, N]
     """How much likelier each concept makes each image, noised to each level: a log-likelihood ratio up to a constant of
     each concept and level. Raises `ValueError` for an unconditional model, or for images or labels of another shape."""
     if not model.n_class:
         raise ValueError("evidence for a concept needs a conditional model; train one with -p conditional True")
     x, generator = model.as_input(x), as_generator(seed, generator, model.device)
     concepts = spread_concepts(model, labels, len(x))
+
     def at_level(t, batch, rows):
         noised = diffuse(batch, model.schedule.logsnr[t].expand(len(batch)), randn(batch, generator))
         return level_evidence(model, noised, t, rows)
+
     with frozen(model):
-        found = [torch.stack([at_level(t, *part) for t in range(model.schedule.n_levels)])
-                 for part in zip(x.split(batch_size), concepts.split(batch_size, 1))]
+        found = [
+            torch.stack([at_level(t, *part) for t in range(model.schedule.n_levels)])
+            for part in zip(x.split(batch_size), concepts.split(batch_size, 1))
+        ]
     return torch.cat(found, 2).cpu()
 
 # %% ../nbs/11_composition.ipynb #7596316b
-def likeliest(evidence: Tensor # [P, T, M, N], of P candidates for each of N samples
-             ) -> Tensor: # [N] long
+def likeliest(
+    evidence: Tensor,  # [P, T, M, N], of P candidates for each of N samples
+) -> Tensor:  # [N] long
     """The candidate with the most evidence for all concepts at all levels, each in units of its standard deviation over
     candidates and samples."""
     scale = evidence.std((0, 3), keepdim=True, correction=0).clamp_min(1e-12)

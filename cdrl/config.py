@@ -10,6 +10,7 @@ __all__ = ['SMALL', 'TWO_PHASES', 'ALGORITHM_1', 'DIGITS', 'WARM', 'PRESETS', 'S
 import math
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+
 from .datasets import resolve_dataset
 from .model import CDRL
 
@@ -17,103 +18,245 @@ from .model import CDRL
 @dataclass(frozen=True)
 class Config:
     "Every setting of a run; the defaults are the paper's for CIFAR-10 (appendix A). Raises `ValueError` that says what is allowed."
-    dataset: str = "cifar10"               # a name known to cdrl.datasets, or folder:PATH
-    conditional: bool = False              # give the labels to both networks
-    label_dropout: float = 0.1             # share of labels replaced by "no class" in training
-    flip: bool = True                      # random horizontal flips
+
+    dataset: str = "cifar10"  # a name known to cdrl.datasets, or folder:PATH
+    conditional: bool = False  # give the labels to both networks
+    label_dropout: float = 0.1  # share of labels replaced by "no class" in training
+    flip: bool = True  # random horizontal flips
     # schedule (notebook 00)
-    n_levels: int = 6                      # T
-    logsnr_max: float = 9.8                # λ_0
-    logsnr_min: float = -5.1               # λ_T
-    step_size: str = "paper"               # s_t: "paper" or "posterior"
-    step_b2: float = 4e-4                  # b² of the paper's rule
-    step_r: float = 0.5                    # s_t/σ̃_t of the posterior rule
-    energy_scale: str = "langevin"         # F/f: 1/s_t² ("langevin") or 1/(α_{t+1}σ̄_t) ("noise")
-    noise_schedule: str = "cosine"         # how λ falls over the levels: "cosine", "linear" (DDPM, DRL) or "sigmoid"
-    init_noise: bool = True                # the initializer draws with width σ̃_t; False: it gives its mean
+    n_levels: int = 6  # T
+    logsnr_max: float = 9.8  # λ_0
+    logsnr_min: float = -5.1  # λ_T
+    step_size: str = "paper"  # s_t: "paper" or "posterior"
+    step_b2: float = 4e-4  # b² of the paper's rule
+    step_r: float = 0.5  # s_t/σ̃_t of the posterior rule
+    energy_scale: str = "langevin"  # F/f: 1/s_t² ("langevin") or 1/(α_{t+1}σ̄_t) ("noise")
+    noise_schedule: str = "cosine"  # how λ falls over the levels: "cosine", "linear" (DDPM, DRL) or "sigmoid"
+    init_noise: bool = True  # the initializer draws with width σ̃_t; False: it gives its mean
     # energy (notebook 03)
-    ebm_channels: int = 128                # C of the first resolution
-    ebm_channel_mult: tuple = (1, 2, 2, 2) # one factor a resolution
-    ebm_n_blocks: int = 8                  # residual blocks a resolution
-    ebm_act: str = "leaky_relu"            # activation
-    ebm_conditioning: str = "add"          # "add" or "film"
-    ebm_spectral: bool = True              # spectral normalisation
-    ebm_base: str = "none"                 # what the network is added to: "none" (paper) or "gaussian" (notebook 02a)
-    base_rank: int = 0                     # principal components of the base; 0: all, where that is feasible
-    patch: int = 1                         # images: squares of pixels folded into channels, in both networks
-    input_scale: float = 1.0               # points: factor on the input of both networks
-    fourier: float = 0.0                   # points: std of random Fourier frequencies, cycles per unit; 0: none
+    ebm_channels: int = 128  # C of the first resolution
+    ebm_channel_mult: tuple = (1, 2, 2, 2)  # one factor a resolution
+    ebm_n_blocks: int = 8  # residual blocks a resolution
+    ebm_act: str = "leaky_relu"  # activation
+    ebm_conditioning: str = "add"  # "add" or "film"
+    ebm_spectral: bool = True  # spectral normalisation
+    ebm_base: str = "none"  # what the network is added to: "none" (paper) or "gaussian" (notebook 02a)
+    base_rank: int = 0  # principal components of the base; 0: all, where that is feasible
+    patch: int = 1  # images: squares of pixels folded into channels, in both networks
+    input_scale: float = 1.0  # points: factor on the input of both networks
+    fourier: float = 0.0  # points: std of random Fourier frequencies, cycles per unit; 0: none
     # initializer (notebook 04)
-    initializer: str = "cooperative"       # "cooperative", "clean" (taught by data), "frozen" or "absent" (DRL)
-    init_channels: int = 64                # C of the first resolution
-    init_channel_mult: tuple = (1, 1, 1)   # one factor a resolution
-    init_n_blocks: int = 3                 # residual blocks a resolution
-    init_attention: tuple = (16, 8)        # resolutions with self-attention
-    init_dropout: float = 0.1              # dropout
-    init_groups: int = 32                  # groups of the group normalisation
+    initializer: str = "cooperative"  # "cooperative", "clean" (taught by data), "frozen" or "absent" (DRL)
+    init_channels: int = 64  # C of the first resolution
+    init_channel_mult: tuple = (1, 1, 1)  # one factor a resolution
+    init_n_blocks: int = 3  # residual blocks a resolution
+    init_attention: tuple = (16, 8)  # resolutions with self-attention
+    init_dropout: float = 0.1  # dropout
+    init_groups: int = 32  # groups of the group normalisation
     # training (Algorithm 1)
-    n_langevin: int = 15                   # K
-    metropolis: bool = False               # accept or reject each Langevin step
-    level_weights: tuple = ()              # how often each level is trained, lowest first; empty: equally
-    variance_reduction: bool = True        # one noise for both levels of a pair
-    batch_size: int = 256                  # 8 × 32, over all devices
-    accumulate: int = 1                    # passes that a device's share of the batch is split into, to save memory
-    steps: int = 500_000                   # iterations, of both phases
-    warm_start: float = 0.0                # share of the steps that learn by denoising score matching first (notebook 05a; 0: Algorithm 1 alone, the paper)
-    recovery_rate: float = 1.0             # factor on both learning rates in the recovery phase that follows a warm start
-    ebm_lr: float = 1e-4                   # Adam
-    ebm_beta1: float = 0.9                 # Adam's β₁ of the EBM
-    init_lr: float = 1e-5                  # AdamW, weight decay 0
-    warmup: int = 10_000                   # linear warm-up of both learning rates
-    init_warmup_offset: int = 500          # the initializer's warm-up starts at offset/warmup
-    decay_from: float = 1.0                # share of the steps after which both rates fall linearly to 0; 1: never
-    grad_clip: float = 1.0                 # largest norm of each network's gradient
-    ema: float = 0.9999                    # decay of the moving average of the weights
-    precision: str = "fp32"                # "bf16": chains and initializer of training in bf16 (the energy's loss, weights and sampling never; fp32 on a GPU has TF32 in convolutions, as PyTorch's default is); "auto": where the device has bf16 arithmetic
-    cuda_graphs: bool = False              # on a GPU: record the gradients of chains and replay them (takes memory for a gradient)
-    recoveries: int = 5                    # after a divergence: times to go back to a good checkpoint, with a new seed and a lower ebm_lr
-    recovery_factor: float = 0.25          # factor on ebm_lr at each of them
-    seed: int = 0                          # of weights, data order and noise
+    n_langevin: int = 15  # K
+    metropolis: bool = False  # accept or reject each Langevin step
+    level_weights: tuple = ()  # how often each level is trained, lowest first; empty: equally
+    variance_reduction: bool = True  # one noise for both levels of a pair
+    batch_size: int = 256  # 8 × 32, over all devices
+    accumulate: int = 1  # passes that a device's share of the batch is split into, to save memory
+    steps: int = 500_000  # iterations, of both phases
+    warm_start: float = 0.0  # share of the steps that learn by denoising score matching first (notebook 05a; 0: Algorithm 1 alone, the paper)
+    recovery_rate: float = 1.0  # factor on both learning rates in the recovery phase that follows a warm start
+    ebm_lr: float = 1e-4  # Adam
+    ebm_beta1: float = 0.9  # Adam's β₁ of the EBM
+    init_lr: float = 1e-5  # AdamW, weight decay 0
+    warmup: int = 10_000  # linear warm-up of both learning rates
+    init_warmup_offset: int = 500  # the initializer's warm-up starts at offset/warmup
+    decay_from: float = 1.0  # share of the steps after which both rates fall linearly to 0; 1: never
+    grad_clip: float = 1.0  # largest norm of each network's gradient
+    ema: float = 0.9999  # decay of the moving average of the weights
+    precision: str = "fp32"  # "bf16": chains and initializer of training in bf16 (the energy's loss, weights and sampling never; fp32 on a GPU has TF32 in convolutions, as PyTorch's default is); "auto": where the device has bf16 arithmetic
+    cuda_graphs: bool = False  # on a GPU: record the gradients of chains and replay them (takes memory for a gradient)
+    recoveries: int = 5  # after a divergence: times to go back to a good checkpoint, with a new seed and a lower ebm_lr
+    recovery_factor: float = 0.25  # factor on ebm_lr at each of them
+    seed: int = 0  # of weights, data order and noise
+
     def __post_init__(self):
-        for f in fields(self): object.__setattr__(self, f.name, check_value(f.name, getattr(self, f.name), type(f.default)))
+        for f in fields(self):
+            object.__setattr__(self, f.name, check_value(f.name, getattr(self, f.name), type(f.default)))
         object.__setattr__(self, "dataset", resolve_dataset(self.dataset))
         check_together(self)
 
 # %% ../nbs/08_config.ipynb #5a739115
-SMALL = dict(energy_scale="noise", step_size="posterior", ebm_act="silu", ebm_conditioning="film", ebm_spectral=False, ebm_beta1=0.0, ebm_lr=2e-3, init_lr=1e-3,
-             warmup=200, init_warmup_offset=0, decay_from=0.6, n_langevin=10, batch_size=128, ema=0.995, flip=False, cuda_graphs=True)
+SMALL = dict(
+    energy_scale="noise",
+    step_size="posterior",
+    ebm_act="silu",
+    ebm_conditioning="film",
+    ebm_spectral=False,
+    ebm_beta1=0.0,
+    ebm_lr=2e-3,
+    init_lr=1e-3,
+    warmup=200,
+    init_warmup_offset=0,
+    decay_from=0.6,
+    n_langevin=10,
+    batch_size=128,
+    ema=0.995,
+    flip=False,
+    cuda_graphs=True,
+)
 
 # %% ../nbs/08_config.ipynb #2a46de16
 TWO_PHASES = dict(ebm_base="gaussian", warm_start=0.8, recovery_rate=0.1, logsnr_max=6.0)
-ALGORITHM_1 = dict(ebm_base="none", warm_start=0.0, recovery_rate=1.0)         # over such a preset: the paper's algorithm alone
-DIGITS = dict(SMALL, **TWO_PHASES, dataset="digits", n_levels=3, n_langevin=5, step_r=0.7,
-              ebm_channels=16, ebm_channel_mult=(1, 2), ebm_n_blocks=2,
-              init_channels=16, init_channel_mult=(1, 1), init_n_blocks=1, init_attention=(4,), init_groups=8,
-              init_dropout=0.0, init_lr=3e-3, decay_from=0.8)
+ALGORITHM_1 = dict(
+    ebm_base="none", warm_start=0.0, recovery_rate=1.0
+)  # over such a preset: the paper's algorithm alone
+DIGITS = dict(
+    SMALL,
+    **TWO_PHASES,
+    dataset="digits",
+    n_levels=3,
+    n_langevin=5,
+    step_r=0.7,
+    ebm_channels=16,
+    ebm_channel_mult=(1, 2),
+    ebm_n_blocks=2,
+    init_channels=16,
+    init_channel_mult=(1, 1),
+    init_n_blocks=1,
+    init_attention=(4,),
+    init_groups=8,
+    init_dropout=0.0,
+    init_lr=3e-3,
+    decay_from=0.8,
+)
 
 # %% ../nbs/08_config.ipynb #1347c70f
-WARM = dict(energy_scale="noise", step_size="posterior", ebm_act="silu", ebm_spectral=False, ebm_base="gaussian", ebm_lr=2e-4, ebm_beta1=0.0, init_lr=2e-4, warm_start=0.8, recovery_rate=0.2,
-            warmup=5_000, decay_from=0.7, steps=200_000)
+WARM = dict(
+    energy_scale="noise",
+    step_size="posterior",
+    ebm_act="silu",
+    ebm_spectral=False,
+    ebm_base="gaussian",
+    ebm_lr=2e-4,
+    ebm_beta1=0.0,
+    init_lr=2e-4,
+    warm_start=0.8,
+    recovery_rate=0.2,
+    warmup=5_000,
+    decay_from=0.7,
+    steps=200_000,
+)
 
 # %% ../nbs/08_config.ipynb #3a4d64aa
 PRESETS = {
-    "checkerboard": dict(SMALL, dataset="checkerboard", input_scale=8.0, fourier=1.6, logsnr_max=7.0, ebm_channels=128, ebm_channel_mult=(1,), ebm_n_blocks=2, init_channels=128, init_n_blocks=3,
-                         metropolis=True, step_r=1.0, level_weights=(6, 4, 2, 2, 1, 1), ebm_lr=1e-3, warmup=1000, decay_from=0.3, ema=0.999, batch_size=512, steps=9_000),
+    "checkerboard": dict(
+        SMALL,
+        dataset="checkerboard",
+        input_scale=8.0,
+        fourier=1.6,
+        logsnr_max=7.0,
+        ebm_channels=128,
+        ebm_channel_mult=(1,),
+        ebm_n_blocks=2,
+        init_channels=128,
+        init_n_blocks=3,
+        metropolis=True,
+        step_r=1.0,
+        level_weights=(6, 4, 2, 2, 1, 1),
+        ebm_lr=1e-3,
+        warmup=1000,
+        decay_from=0.3,
+        ema=0.999,
+        batch_size=512,
+        steps=9_000,
+    ),
     "digits": dict(DIGITS, batch_size=64, steps=2_900),
     "digits_small": dict(DIGITS, batch_size=32, steps=1_500),
-    "color_digits": dict(SMALL, dataset="color_digits", conditional=True, ebm_channels=32, ebm_channel_mult=(1, 2), ebm_n_blocks=2, init_channels=16, init_channel_mult=(1, 1), init_n_blocks=1, init_attention=(4,),
-                         init_groups=8, init_dropout=0.0, logsnr_max=6.0, init_lr=2e-3, batch_size=64, ebm_conditioning="add", n_langevin=5, decay_from=0.7, steps=9_000),
-    "fashion_mnist": dict(SMALL, **{**TWO_PHASES, "warm_start": 0.85, "recovery_rate": 0.2}, dataset="fashion_mnist",
-                          n_levels=3, n_langevin=4, step_r=0.6, patch=2,
-                          ebm_channels=24, ebm_channel_mult=(1, 2, 4), ebm_n_blocks=1,
-                          init_channels=24, init_channel_mult=(1, 2, 2), init_n_blocks=1, init_attention=(), init_groups=8,
-                          init_dropout=0.0, init_lr=2e-3, batch_size=32, steps=16_000, precision="auto"),
-    "fashion_small": dict(SMALL, **TWO_PHASES, dataset="fashion_mnist:16", n_levels=3, n_langevin=4, step_r=0.6, patch=2,
-                          ebm_channels=16, ebm_channel_mult=(1, 2), ebm_n_blocks=2,
-                          init_channels=24, init_channel_mult=(1, 2), init_n_blocks=1, init_attention=(), init_groups=8,
-                          init_dropout=0.0, init_lr=3e-3, batch_size=32, decay_from=0.8, steps=6_300),
-    "emoji": dict(SMALL, dataset="emoji", patch=2, ebm_channels=32, ebm_channel_mult=(1, 2, 4), ebm_n_blocks=1, init_channels=32, init_channel_mult=(1, 2), init_n_blocks=1, init_attention=(8,), init_groups=8,
-                  init_dropout=0.0, logsnr_max=6.0, ebm_lr=1e-3, init_lr=3e-3, decay_from=0.75, batch_size=64, ema=0.998, steps=10_000, precision="auto"),
+    "color_digits": dict(
+        SMALL,
+        dataset="color_digits",
+        conditional=True,
+        ebm_channels=32,
+        ebm_channel_mult=(1, 2),
+        ebm_n_blocks=2,
+        init_channels=16,
+        init_channel_mult=(1, 1),
+        init_n_blocks=1,
+        init_attention=(4,),
+        init_groups=8,
+        init_dropout=0.0,
+        logsnr_max=6.0,
+        init_lr=2e-3,
+        batch_size=64,
+        ebm_conditioning="add",
+        n_langevin=5,
+        decay_from=0.7,
+        steps=9_000,
+    ),
+    "fashion_mnist": dict(
+        SMALL,
+        **{**TWO_PHASES, "warm_start": 0.85, "recovery_rate": 0.2},
+        dataset="fashion_mnist",
+        n_levels=3,
+        n_langevin=4,
+        step_r=0.6,
+        patch=2,
+        ebm_channels=24,
+        ebm_channel_mult=(1, 2, 4),
+        ebm_n_blocks=1,
+        init_channels=24,
+        init_channel_mult=(1, 2, 2),
+        init_n_blocks=1,
+        init_attention=(),
+        init_groups=8,
+        init_dropout=0.0,
+        init_lr=2e-3,
+        batch_size=32,
+        steps=16_000,
+        precision="auto",
+    ),
+    "fashion_small": dict(
+        SMALL,
+        **TWO_PHASES,
+        dataset="fashion_mnist:16",
+        n_levels=3,
+        n_langevin=4,
+        step_r=0.6,
+        patch=2,
+        ebm_channels=16,
+        ebm_channel_mult=(1, 2),
+        ebm_n_blocks=2,
+        init_channels=24,
+        init_channel_mult=(1, 2),
+        init_n_blocks=1,
+        init_attention=(),
+        init_groups=8,
+        init_dropout=0.0,
+        init_lr=3e-3,
+        batch_size=32,
+        decay_from=0.8,
+        steps=6_300,
+    ),
+    "emoji": dict(
+        SMALL,
+        dataset="emoji",
+        patch=2,
+        ebm_channels=32,
+        ebm_channel_mult=(1, 2, 4),
+        ebm_n_blocks=1,
+        init_channels=32,
+        init_channel_mult=(1, 2),
+        init_n_blocks=1,
+        init_attention=(8,),
+        init_groups=8,
+        init_dropout=0.0,
+        logsnr_max=6.0,
+        ebm_lr=1e-3,
+        init_lr=3e-3,
+        decay_from=0.75,
+        batch_size=64,
+        ema=0.998,
+        steps=10_000,
+        precision="auto",
+    ),
     "cifar10": dict(),
     "cifar10_large": dict(ebm_channels=256, init_channels=128),
     "imagenet32": dict(dataset="imagenet32", conditional=True, init_n_blocks=2, steps=1_000_000),
@@ -123,94 +266,209 @@ PRESETS = {
 }
 
 # %% ../nbs/08_config.ipynb #668afa13
-SPEED_ONLY = ("cuda_graphs",) # settings of how a run is computed, not of what it is: a run may go on with others
-RANGES = { # inclusive bounds of the numbers
-    "label_dropout": (0, 1), "base_rank": (0, 100_000), "warm_start": (0, 1), "recovery_rate": (0, 10), "n_levels": (1, 1000), "step_b2": (1e-12, 1), "step_r": (1e-6, 10), "ebm_channels": (4, 4096), "ebm_n_blocks": (1, 64), "patch": (1, 16), "input_scale": (1e-3, 1e3), "fourier": (0, 1e3), "init_channels": (4, 4096),
-    "init_n_blocks": (1, 64), "init_dropout": (0, 0.99), "init_groups": (1, 1024), "n_langevin": (0, 10_000), "batch_size": (1, 1_000_000), "accumulate": (1, 100_000), "recoveries": (0, 100), "recovery_factor": (0.01, 1), "steps": (1, 100_000_000),
-    "ebm_lr": (0, 1), "init_lr": (0, 1), "ebm_beta1": (0, 0.9999), "warmup": (1, 10_000_000), "init_warmup_offset": (0, 10_000_000), "decay_from": (0, 1), "grad_clip": (1e-9, 1e9),
-    "ema": (0, 1), "seed": (0, 2 ** 63 - 1)}
-CHOICES = {"step_size": ("paper", "posterior"), "ebm_base": ("none", "gaussian"), "energy_scale": ("langevin", "noise"), "noise_schedule": ("cosine", "linear", "sigmoid"), "ebm_act": ("silu", "relu", "leaky_relu"),
-           "ebm_conditioning": ("add", "film"), "initializer": ("cooperative", "clean", "frozen", "absent"), "precision": ("fp32", "bf16", "auto")}
+SPEED_ONLY = ("cuda_graphs",)  # settings of how a run is computed, not of what it is: a run may go on with others
+RANGES = {  # inclusive bounds of the numbers
+    "label_dropout": (0, 1),
+    "base_rank": (0, 100_000),
+    "warm_start": (0, 1),
+    "recovery_rate": (0, 10),
+    "n_levels": (1, 1000),
+    "step_b2": (1e-12, 1),
+    "step_r": (1e-6, 10),
+    "ebm_channels": (4, 4096),
+    "ebm_n_blocks": (1, 64),
+    "patch": (1, 16),
+    "input_scale": (1e-3, 1e3),
+    "fourier": (0, 1e3),
+    "init_channels": (4, 4096),
+    "init_n_blocks": (1, 64),
+    "init_dropout": (0, 0.99),
+    "init_groups": (1, 1024),
+    "n_langevin": (0, 10_000),
+    "batch_size": (1, 1_000_000),
+    "accumulate": (1, 100_000),
+    "recoveries": (0, 100),
+    "recovery_factor": (0.01, 1),
+    "steps": (1, 100_000_000),
+    "ebm_lr": (0, 1),
+    "init_lr": (0, 1),
+    "ebm_beta1": (0, 0.9999),
+    "warmup": (1, 10_000_000),
+    "init_warmup_offset": (0, 10_000_000),
+    "decay_from": (0, 1),
+    "grad_clip": (1e-9, 1e9),
+    "ema": (0, 1),
+    "seed": (0, 2**63 - 1),
+}
+CHOICES = {
+    "step_size": ("paper", "posterior"),
+    "ebm_base": ("none", "gaussian"),
+    "energy_scale": ("langevin", "noise"),
+    "noise_schedule": ("cosine", "linear", "sigmoid"),
+    "ebm_act": ("silu", "relu", "leaky_relu"),
+    "ebm_conditioning": ("add", "film"),
+    "initializer": ("cooperative", "clean", "frozen", "absent"),
+    "precision": ("fp32", "bf16", "auto"),
+}
 
 # %% ../nbs/08_config.ipynb #61b3b94c
-def as_number(value): # as float, if it is a number or a text such as "1e-4", which YAML takes for text; else as it is
+def as_number(value):  # as float, if it is a number or a text such as "1e-4", which YAML takes for text; else as it is
     "Numbers as they are typed."
-    try: return value if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError): return value
+    try:
+        return value if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return value
 
-def check_list(name: str, value # a list, a tuple, one number, or a text such as "1,2"
-              ) -> tuple:
+
+def check_list(
+    name: str,
+    value,  # a list, a tuple, one number, or a text such as "1,2"
+) -> tuple:
     "Check a setting that holds several numbers: nothing is rounded. Raises `ValueError` that says what is allowed."
-    parts = value.replace(",", " ").split() if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
+    parts = (
+        value.replace(",", " ").split()
+        if isinstance(value, str)
+        else value
+        if isinstance(value, (list, tuple))
+        else [value]
+    )
     numbers = [as_number(v) for v in parts]
-    if not all(isinstance(v, float) and math.isfinite(v) for v in numbers): raise ValueError(f"{name} is {value!r}; expected numbers such as [1, 2, 2]")
+    if not all(isinstance(v, float) and math.isfinite(v) for v in numbers):
+        raise ValueError(f"{name} is {value!r}; expected numbers such as [1, 2, 2]")
     if name == "level_weights":
-        if any(v < 0 for v in numbers): raise ValueError(f"{name} is {value!r}; expected numbers of at least 0, such as [2, 1, 1.5]")
+        if any(v < 0 for v in numbers):
+            raise ValueError(f"{name} is {value!r}; expected numbers of at least 0, such as [2, 1, 1.5]")
         return tuple(numbers)
-    if any(v < 1 or v % 1 for v in numbers): raise ValueError(f"{name} is {value!r}; expected whole numbers of at least 1, such as [1, 2, 2]")
-    if not numbers and name != "init_attention": raise ValueError(f"{name} is empty; expected at least one number, such as [1, 2, 2]")
+    if any(v < 1 or v % 1 for v in numbers):
+        raise ValueError(f"{name} is {value!r}; expected whole numbers of at least 1, such as [1, 2, 2]")
+    if not numbers and name != "init_attention":
+        raise ValueError(f"{name} is empty; expected at least one number, such as [1, 2, 2]")
     return tuple(int(v) for v in numbers)
 
 # %% ../nbs/08_config.ipynb #7100102f
-def check_value(name: str, value, # a setting and what was given for it
-                kind: type # the type of its default
-               ): # the value, converted where that is safe (int → float, list or "1,2" → tuple)
+def check_value(
+    name: str,
+    value,  # a setting and what was given for it
+    kind: type,  # the type of its default
+):  # the value, converted where that is safe (int → float, list or "1,2" → tuple)
     "Check one setting. Raises `ValueError` that says what is allowed."
-    if kind is tuple: return check_list(name, value)
-    if kind is float: value = as_number(value)
-    if kind is int and hasattr(value, "__index__") and not isinstance(value, bool): value = value.__index__()                # NumPy's integers
-    if type(value) is not kind: raise ValueError(f"{name} is {value!r}, a {type(value).__name__}; expected a {kind.__name__}")
-    if name in CHOICES and value not in CHOICES[name]: raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(CHOICES[name])}")
-    if kind is float and not math.isfinite(value): raise ValueError(f"{name} is {value}; it must be a finite number")
+    if kind is tuple:
+        return check_list(name, value)
+    if kind is float:
+        value = as_number(value)
+    if kind is int and hasattr(value, "__index__") and not isinstance(value, bool):
+        value = value.__index__()  # NumPy's integers
+    if type(value) is not kind:
+        raise ValueError(f"{name} is {value!r}, a {type(value).__name__}; expected a {kind.__name__}")
+    if name in CHOICES and value not in CHOICES[name]:
+        raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(CHOICES[name])}")
+    if kind is float and not math.isfinite(value):
+        raise ValueError(f"{name} is {value}; it must be a finite number")
     lo, hi = RANGES.get(name, (None, None))
-    if lo is not None and not lo <= value <= hi: raise ValueError(f"{name} is {value}; it must be in {lo} … {hi}")
-    if name in ("ebm_channels", "init_channels") and value % 2: raise ValueError(f"{name} is {value}; it must be even: half of the noise level's features are sines, half cosines")
+    if lo is not None and not lo <= value <= hi:
+        raise ValueError(f"{name} is {value}; it must be in {lo} … {hi}")
+    if name in ("ebm_channels", "init_channels") and value % 2:
+        raise ValueError(
+            f"{name} is {value}; it must be even: half of the noise level's features are sines, half cosines"
+        )
     return value
 
 # %% ../nbs/08_config.ipynb #61b4fa44
 def check_together(config: Config) -> None:
     "What settings demand of each other. Raises `ValueError` that says what is allowed."
-    if config.logsnr_max <= config.logsnr_min: raise ValueError(f"logsnr_max ({config.logsnr_max}) must be larger than logsnr_min ({config.logsnr_min})")
-    if config.batch_size % config.accumulate: raise ValueError(f"accumulate ({config.accumulate}) must divide batch_size ({config.batch_size})")
-    if config.init_warmup_offset > config.warmup: raise ValueError(f"init_warmup_offset ({config.init_warmup_offset}) must not exceed warmup ({config.warmup})")
+    if config.logsnr_max <= config.logsnr_min:
+        raise ValueError(f"logsnr_max ({config.logsnr_max}) must be larger than logsnr_min ({config.logsnr_min})")
+    if config.batch_size % config.accumulate:
+        raise ValueError(f"accumulate ({config.accumulate}) must divide batch_size ({config.batch_size})")
+    if config.init_warmup_offset > config.warmup:
+        raise ValueError(f"init_warmup_offset ({config.init_warmup_offset}) must not exceed warmup ({config.warmup})")
     v = config.level_weights
-    if v and len(v) != config.n_levels: raise ValueError(f"level_weights is {v}; it must be empty or hold n_levels = {config.n_levels} numbers of at least 0")
-    if v and not sum(v): raise ValueError(f"level_weights is {v}; it must not be all 0")
-    if config.warm_start and not config.ebm_lr: raise ValueError("warm_start teaches the energy, but ebm_lr is 0; set warm_start to 0")
+    if v and len(v) != config.n_levels:
+        raise ValueError(
+            f"level_weights is {v}; it must be empty or hold n_levels = {config.n_levels} numbers of at least 0"
+        )
+    if v and not sum(v):
+        raise ValueError(f"level_weights is {v}; it must not be all 0")
+    if config.warm_start and not config.ebm_lr:
+        raise ValueError("warm_start teaches the energy, but ebm_lr is 0; set warm_start to 0")
 
 # %% ../nbs/08_config.ipynb #18c42cb4
-def get_config(preset: str="digits", # a key of PRESETS, celeba64:ATTRIBUTE, color_digits:joint, or folder:PATH (with the settings of fashion_mnist)
-               **overrides # any field of `Config`; None means the preset's
-              ) -> Config:
+def get_config(
+    preset: str = "digits",  # a key of PRESETS, celeba64:ATTRIBUTE, color_digits:joint, or folder:PATH (with the settings of fashion_mnist)
+    **overrides,  # any field of `Config`; None means the preset's
+) -> Config:
     "The preset with overrides. Raises `ValueError` for an unknown preset, an unknown setting, or a value out of range."
-    name = preset.split(":")[0]                                              # celeba64:Smiling has the settings of celeba64
+    name = preset.split(":")[0]  # celeba64:Smiling has the settings of celeba64
     if name not in (*PRESETS, "folder"):
         raise ValueError(f"dataset '{preset}' has no preset; choose one of {', '.join(PRESETS)} or folder:PATH")
     kinds = {f.name: type(f.default) for f in fields(Config)}
-    base = dict(PRESETS[name if name in PRESETS else "fashion_mnist"], **({"dataset": resolve_dataset(preset)} if ":" in preset else {}))
+    base = dict(
+        PRESETS[name if name in PRESETS else "fashion_mnist"],
+        **({"dataset": resolve_dataset(preset)} if ":" in preset else {}),
+    )
     given = {k: v for k, v in overrides.items() if v is not None}
     for k in given:
-        if k not in kinds: raise ValueError(f"setting '{k}' is unknown; did you mean {' or '.join(get_close_matches(k, kinds, 3, 0.4)) or 'one of ' + ', '.join(kinds)}?")
+        if k not in kinds:
+            raise ValueError(
+                f"setting '{k}' is unknown; did you mean {' or '.join(get_close_matches(k, kinds, 3, 0.4)) or 'one of ' + ', '.join(kinds)}?"
+            )
     return Config(**{**base, **given})
 
 # %% ../nbs/08_config.ipynb #da16a4e5
-def build_model(config: Config, # settings
-                shape: tuple, # of one sample, from the data
-                n_class: int, # of the data; used if `conditional`
-               ) -> CDRL:
+def build_model(
+    config: Config,  # settings
+    shape: tuple,  # of one sample, from the data
+    n_class: int,  # of the data; used if `conditional`
+) -> CDRL:
     "The model that a config describes, with weights of PyTorch's current seed. Raises `ValueError` if the settings do not fit the data."
     images, c = len(shape) == 3, config
-    if c.conditional and not n_class: raise ValueError(f"conditional is True, but dataset '{c.dataset}' has no labels")
+    if c.conditional and not n_class:
+        raise ValueError(f"conditional is True, but dataset '{c.dataset}' has no labels")
     for part, mult in [("ebm", c.ebm_channel_mult), ("init", c.init_channel_mult)]:
         if images and shape[1] % (c.patch * 2 ** (len(mult) - 1)):
-            raise ValueError(f"{part}_channel_mult {mult} with patch {c.patch} halves {shape[1]} pixels too often; choose fewer factors or a smaller patch")
+            raise ValueError(
+                f"{part}_channel_mult {mult} with patch {c.patch} halves {shape[1]} pixels too often; choose fewer factors or a smaller patch"
+            )
     for mult in c.init_channel_mult if images and c.initializer != "absent" else ():
-        if (c.init_channels * mult) % c.init_groups: raise ValueError(f"init_groups {c.init_groups} must divide init_channels × mult = {c.init_channels * mult}")
-    schedule = dict(n_levels=c.n_levels, logsnr_max=c.logsnr_max, logsnr_min=c.logsnr_min, step_size=c.step_size, step_b2=c.step_b2, step_r=c.step_r,
-                    energy_scale=c.energy_scale, noise_schedule=c.noise_schedule, init_noise=c.init_noise)
-    ebm = dict(channels=c.ebm_channels, channel_mult=list(c.ebm_channel_mult), n_blocks=c.ebm_n_blocks, act=c.ebm_act, conditioning=c.ebm_conditioning, spectral=c.ebm_spectral)
+        if (c.init_channels * mult) % c.init_groups:
+            raise ValueError(f"init_groups {c.init_groups} must divide init_channels × mult = {c.init_channels * mult}")
+    schedule = dict(
+        n_levels=c.n_levels,
+        logsnr_max=c.logsnr_max,
+        logsnr_min=c.logsnr_min,
+        step_size=c.step_size,
+        step_b2=c.step_b2,
+        step_r=c.step_r,
+        energy_scale=c.energy_scale,
+        noise_schedule=c.noise_schedule,
+        init_noise=c.init_noise,
+    )
+    ebm = dict(
+        channels=c.ebm_channels,
+        channel_mult=list(c.ebm_channel_mult),
+        n_blocks=c.ebm_n_blocks,
+        act=c.ebm_act,
+        conditioning=c.ebm_conditioning,
+        spectral=c.ebm_spectral,
+    )
     init = dict(channels=c.init_channels, n_blocks=c.init_n_blocks)
-    for part in (ebm, init): part.update(patch=c.patch) if images else part.update(input_scale=c.input_scale, fourier=c.fourier)
-    if images: init.update(channel_mult=list(c.init_channel_mult), attention=list(c.init_attention), dropout=c.init_dropout, groups=c.init_groups)
+    for part in (ebm, init):
+        part.update(patch=c.patch) if images else part.update(input_scale=c.input_scale, fourier=c.fourier)
+    if images:
+        init.update(
+            channel_mult=list(c.init_channel_mult),
+            attention=list(c.init_attention),
+            dropout=c.init_dropout,
+            groups=c.init_groups,
+        )
     base = dict(rank=min(c.base_rank, math.prod(shape))) if c.ebm_base == "gaussian" else None
-    return CDRL(shape, n_class if c.conditional else 0, c.n_langevin, schedule, ebm, None if c.initializer == "absent" else init, c.metropolis, base)
+    return CDRL(
+        shape,
+        n_class if c.conditional else 0,
+        c.n_langevin,
+        schedule,
+        ebm,
+        None if c.initializer == "absent" else init,
+        c.metropolis,
+        base,
+    )

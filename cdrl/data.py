@@ -10,15 +10,17 @@ __all__ = ['to_floats', 'ImageData', 'array_sha256', 'first_few', 'class_differe
 import hashlib
 import json
 from dataclasses import dataclass, field
+
 import numpy as np
 import torch
-from torch import Tensor
 from fastcore.basics import patch
+from torch import Tensor
 
 # %% ../nbs/01_data.ipynb #e89e71a0
-def to_floats(u: Tensor, # pixels 0 … n - 1, any shape
-              n_values: int=256 # n
-             ) -> Tensor: # float, same shape, in [-1, 1]
+def to_floats(
+    u: Tensor,  # pixels 0 … n - 1, any shape
+    n_values: int = 256,  # n
+) -> Tensor:  # float, same shape, in [-1, 1]
     "Pixels as floats, 2u / (n - 1) - 1."
     return u.float() * (2 / (n_values - 1)) - 1
 
@@ -27,35 +29,46 @@ def to_floats(u: Tensor, # pixels 0 … n - 1, any shape
 class ImageData:
     """Images with labels: `x` uint8 `[N, C, H, W]` (an array, or a `PixelFile` on disk), `y` long `[N]`, or `[N, A]`
     for A attributes of each image."""
+
     name: str
     x: np.ndarray
     y: np.ndarray
-    classes: tuple # names, index = label
-    n_values: int=256 # grey values of a pixel
+    classes: tuple  # names, index = label
+    n_values: int = 256  # grey values of a pixel
+
     @property
-    def shape(self): return tuple(self.x.shape[1:])
+    def shape(self):
+        return tuple(self.x.shape[1:])
+
     @property
-    def n_class(self): return len(self.classes)
-    def __len__(self): return len(self.x)
-    def batch(self, idx) -> tuple[Tensor, Tensor]: # float [B, C, H, W] in [-1, 1] and long [B] or [B, A]
+    def n_class(self):
+        return len(self.classes)
+
+    def __len__(self):
+        return len(self.x)
+
+    def batch(self, idx) -> tuple[Tensor, Tensor]:  # float [B, C, H, W] in [-1, 1] and long [B] or [B, A]
         "The images and labels of some indices."
         rows = np.asarray(idx)
         x = torch.from_numpy(np.ascontiguousarray(self.x[rows]))
         return to_floats(x, self.n_values), torch.as_tensor(self.y[rows]).long()
 
 # %% ../nbs/01_data.ipynb #cdaaa4b7
-def array_sha256(x # array [N, …], or a `PixelFile`, which was compared with its checksum when it was opened
-                ) -> str: # hexadecimal
+def array_sha256(
+    x,  # array [N, …], or a `PixelFile`, which was compared with its checksum when it was opened
+) -> str:  # hexadecimal
     "SHA-256 of an array's bytes, in pieces."
     known = getattr(x, "sha256", "")
-    if known: return known
+    if known:
+        return known
     digest = hashlib.sha256()
-    for i in range(0, len(x), 4096): digest.update(np.ascontiguousarray(x[i:i + 4096]))
+    for i in range(0, len(x), 4096):
+        digest.update(np.ascontiguousarray(x[i : i + 4096]))
     return digest.hexdigest()
 
 # %% ../nbs/01_data.ipynb #f647a592
 @patch
-def checksum(self: ImageData) -> str: # hexadecimal
+def checksum(self: ImageData) -> str:  # hexadecimal
     "SHA-256 of pixels and labels: tells whether two sets are the same."
     labels = np.asarray(self.y).astype("<i8")
     about = (tuple(self.x.shape), self.n_values, array_sha256(self.x), labels.shape, array_sha256(labels))
@@ -63,21 +76,31 @@ def checksum(self: ImageData) -> str: # hexadecimal
 
 # %% ../nbs/01_data.ipynb #1ea4ef0c
 @patch
-def fingerprint(self: ImageData) -> dict: # numbers, strings and lists, for JSON
+def fingerprint(self: ImageData) -> dict:  # numbers, strings and lists, for JSON
     "What identifies the data: number and shape of the images, classes, labels of each class, checksum."
     counts = np.bincount(np.ravel(self.y), minlength=self.n_class)
-    return dict(images=len(self), shape=list(self.shape), n_values=self.n_values, classes=list(self.classes),
-                counts=counts.tolist(), checksum=self.checksum())
+    return dict(
+        images=len(self),
+        shape=list(self.shape),
+        n_values=self.n_values,
+        classes=list(self.classes),
+        counts=counts.tolist(),
+        checksum=self.checksum(),
+    )
 
 # %% ../nbs/01_data.ipynb #2451bd7b
-def first_few(items: list, n: int=5 # as many of them
-             ) -> str:
+def first_few(
+    items: list,
+    n: int = 5,  # as many of them
+) -> str:
     "The first of some names, and how many there are besides."
     return ", ".join(items[:n]) + (f" and {len(items) - n:,} more" if len(items) > n else "")
 
 # %% ../nbs/01_data.ipynb #5007f6f7
-def class_differences(saved: dict, found: dict # fingerprints
-                     ) -> list[str]:
+def class_differences(
+    saved: dict,
+    found: dict,  # fingerprints
+) -> list[str]:
     "What differs in the classes of two fingerprints and in how many labels each has."
     before = dict(zip(saved.get("classes", ()), saved.get("counts", ())))
     now = dict(zip(found.get("classes", ()), found.get("counts", ())))
@@ -86,24 +109,33 @@ def class_differences(saved: dict, found: dict # fingerprints
     changed = [f"{c} {before[c]} before, {now[c]} now" for c in before if c in now and before[c] != now[c]]
     kinds = {"classes that are gone": gone, "new classes": new, "labels of a class": changed}
     out = [f"{what}: {first_few(items)}" for what, items in kinds.items() if items]
-    if not gone and not new and list(before) != list(now): out.append("the classes stand in another order")
+    if not gone and not new and list(before) != list(now):
+        out.append("the classes stand in another order")
     return out
 
 # %% ../nbs/01_data.ipynb #4caf9695
-def fingerprint_difference(saved: dict, found: dict # fingerprints; `saved` may have been through JSON
-                          ) -> str: # "" if they are the same
+def fingerprint_difference(
+    saved: dict,
+    found: dict,  # fingerprints; `saved` may have been through JSON
+) -> str:  # "" if they are the same
     "What differs between two fingerprints, in words."
     saved, found = (json.loads(json.dumps(f)) for f in (saved, found))
-    if saved == found: return ""
+    if saved == found:
+        return ""
     told = ("classes", "counts", "checksum")
-    out = [f"{key}: {saved.get(key, 'none')} before, {found.get(key, 'none')} now"
-           for key in {**saved, **found} if key not in told and saved.get(key) != found.get(key)]
+    out = [
+        f"{key}: {saved.get(key, 'none')} before, {found.get(key, 'none')} now"
+        for key in {**saved, **found}
+        if key not in told and saved.get(key) != found.get(key)
+    ]
     out += class_differences(saved, found)
-    return "; ".join(out) or ("as many images in the same classes, but other pixels or labels: a file was replaced, "
-                              "or another version of the library decodes it otherwise")
+    return "; ".join(out) or (
+        "as many images in the same classes, but other pixels or labels: a file was replaced, "
+        "or another version of the library decodes it otherwise"
+    )
 
 # %% ../nbs/01_data.ipynb #eb023d42
-def checkerboard_corners() -> Tensor: # [8, 2]
+def checkerboard_corners() -> Tensor:  # [8, 2]
     "Lower left corners of the eight squares of side 0.5 in [-1, 1]²."
     return torch.tensor([[-1 + 0.5 * i, -1 + 0.5 * j] for i in range(4) for j in range(4) if (i + j) % 2 == 0])
 
@@ -111,33 +143,44 @@ def checkerboard_corners() -> Tensor: # [8, 2]
 @dataclass
 class Checkerboard:
     "Uniform density on 8 squares of side 0.5 in [-1, 1]² (paper, appendix B; scaled by 1/8). Batches are fresh draws."
-    name: str="checkerboard"
-    classes: tuple=()
-    shape: tuple=(2,)
-    n_class: int=0
-    side: float=0.5
-    corners: Tensor=field(default_factory=checkerboard_corners)
-    def fingerprint(self) -> dict: # numbers, strings and lists, for JSON
+
+    name: str = "checkerboard"
+    classes: tuple = ()
+    shape: tuple = (2,)
+    n_class: int = 0
+    side: float = 0.5
+    corners: Tensor = field(default_factory=checkerboard_corners)
+
+    def fingerprint(self) -> dict:  # numbers, strings and lists, for JSON
         "What identifies the density."
         return dict(density=self.name, shape=list(self.shape), side=self.side, corners=self.corners.tolist())
-    def sample(self, n: int, generator: torch.Generator|None=None) -> Tensor: # [n, 2]
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:  # [n, 2]
         "Exact draws."
         square = torch.randint(8, (n,), generator=generator)
         return self.corners[square] + self.side * torch.rand(n, 2, generator=generator)
-    def inside(self, x: Tensor # [N, 2]
-              ) -> Tensor: # [N] bool
+
+    def inside(
+        self,
+        x: Tensor,  # [N, 2]
+    ) -> Tensor:  # [N] bool
         "Whether points lie in a square."
         cell = ((x + 1) / self.side).floor()
         return ((cell >= 0) & (cell < 4)).all(1) & (cell.sum(1) % 2 == 0)
 
 # %% ../nbs/01_data.ipynb #ec64d912
 @patch
-def log_density(self: Checkerboard, x: Tensor, # [N, 2]
-                alpha_bar: float, sigma_bar: float # of the level
-               ) -> Tensor: # [N], normalised
+def log_density(
+    self: Checkerboard,
+    x: Tensor,  # [N, 2]
+    alpha_bar: float,
+    sigma_bar: float,  # of the level
+) -> Tensor:  # [N], normalised
     "Log-density of the noised data, eq. (1), in double precision."
-    def below(edge): # [8, 2] → [N, 8, 2] probability that a coordinate's noise is smaller
+
+    def below(edge):  # [8, 2] → [N, 8, 2] probability that a coordinate's noise is smaller
         return torch.special.ndtr((x.double()[:, None] - alpha_bar * edge) / sigma_bar)
+
     a = self.corners.double()
     p = (below(a) - below(a + self.side)) / (alpha_bar * self.side)
     return p.clamp_min(0).prod(2).mean(1).log()
@@ -147,12 +190,15 @@ class BatchStream:
     """Endless batches `(x [B, …] in [-1, 1], label [B])` in random order, optionally flipped left-right. Points are
     drawn afresh and have the label -1. Of images with several attributes `[N, A]`, each gets one of its labels at
     random. Raises `ValueError` for a batch that is larger than the dataset."""
-    def __init__(self, data, # ImageData or a density with `sample`
-                 batch_size: int, # B
-                 generator: torch.Generator, # of order and flips
-                 flip: bool=False, # random horizontal flips
-                 rows: slice=slice(None), # part of each batch to return; random numbers are those of the whole batch
-                ):
+
+    def __init__(
+        self,
+        data,  # ImageData or a density with `sample`
+        batch_size: int,  # B
+        generator: torch.Generator,  # of order and flips
+        flip: bool = False,  # random horizontal flips
+        rows: slice = slice(None),  # part of each batch to return; random numbers are those of the whole batch
+    ):
         if isinstance(data, ImageData) and batch_size > len(data):
             raise ValueError(f"batch_size {batch_size} is larger than the dataset ({len(data)})")
         self.data = data
@@ -160,12 +206,16 @@ class BatchStream:
         self.generator = generator
         self.flip = flip
         self.rows = rows
-        self.order = torch.zeros(0, dtype=torch.long)                      # of the images in this epoch
-        self.place = 0                                                     # in that order
+        self.order = torch.zeros(0, dtype=torch.long)  # of the images in this epoch
+        self.place = 0  # in that order
+
     def next(self) -> tuple[Tensor, Tensor]:
         "The next batch."
         return self.next_images() if isinstance(self.data, ImageData) else self.next_points()
-    def state_dict(self): return dict(order=self.order, place=self.place)
+
+    def state_dict(self):
+        return dict(order=self.order, place=self.place)
+
     def load_state_dict(self, state):
         self.order = state["order"]
         self.place = state["place"]
@@ -177,6 +227,7 @@ def next_points(self: BatchStream) -> tuple[Tensor, Tensor]:
     x = self.data.sample(self.batch_size, self.generator)
     return x[self.rows], torch.full((self.batch_size,), -1)[self.rows]
 
+
 @patch
 def next_images(self: BatchStream) -> tuple[Tensor, Tensor]:
     "A batch of images; a new order when the old one is used up."
@@ -184,7 +235,7 @@ def next_images(self: BatchStream) -> tuple[Tensor, Tensor]:
     if self.place + B > len(self.order):
         self.order = torch.randperm(len(self.data), generator=self.generator)
         self.place = 0
-    x, y = self.data.batch(self.order[self.place:self.place + B][self.rows])
+    x, y = self.data.batch(self.order[self.place : self.place + B][self.rows])
     self.place += B
     if self.flip:
         mirrored = torch.rand(B, 1, 1, 1, generator=self.generator)[self.rows] < 0.5

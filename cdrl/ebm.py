@@ -7,60 +7,75 @@ __all__ = ['EBM', 'value_and_grad']
 
 # %% ../nbs/03_ebm.ipynb #19d80253
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from fastcore.basics import patch
+
 from .layers import Embedding, EnergyBlock, PointFeatures, affine, layer, spectral_norm
 
 # %% ../nbs/03_ebm.ipynb #769a4a80
 class EBM(nn.Module):
     "Unnormalised log-density up to scale, f(y, λ, label) `[B]` (paper, appendix A.1). High is likely."
-    graphs = None # recorded gradients, after `record_chains` (notebook 03a)
-    def _apply(self, *args, **kwargs): # moved, or of another precision: recordings are of what was before
-        if self.graphs: self.graphs.clear()
+
+    graphs = None  # recorded gradients, after `record_chains` (notebook 03a)
+
+    def _apply(self, *args, **kwargs):  # moved, or of another precision: recordings are of what was before
+        if self.graphs:
+            self.graphs.clear()
         return super()._apply(*args, **kwargs)
-    def __init__(self, shape: tuple, # of one sample: (C, H, W), or (D,) for points
-                 n_class: int=0, # 0: unconditional
-                 channels: int=128, # C of the first resolution
-                 channel_mult: tuple=(1, 2, 2, 2), # one factor a resolution; points: one factor a stage
-                 n_blocks: int=8, # residual blocks a resolution
-                 act: str="leaky_relu", # slope 0.2
-                 conditioning: str="add", # "add" (paper) or "film"
-                 spectral: bool=True, # spectral normalisation of every layer but the last
-                 patch: int=1, # images: side of the squares folded into channels first (ours; 1: the paper)
-                 input_scale: float=1.0, # points: factor on the input; larger: sharper edges
-                 fourier: float=0.0, # points: spread of random Fourier frequencies, cycles per unit (ours; 0: none)
-                ):
+
+    def __init__(
+        self,
+        shape: tuple,  # of one sample: (C, H, W), or (D,) for points
+        n_class: int = 0,  # 0: unconditional
+        channels: int = 128,  # C of the first resolution
+        channel_mult: tuple = (1, 2, 2, 2),  # one factor a resolution; points: one factor a stage
+        n_blocks: int = 8,  # residual blocks a resolution
+        act: str = "leaky_relu",  # slope 0.2
+        conditioning: str = "add",  # "add" (paper) or "film"
+        spectral: bool = True,  # spectral normalisation of every layer but the last
+        patch: int = 1,  # images: side of the squares folded into channels first (ours; 1: the paper)
+        input_scale: float = 1.0,  # points: factor on the input; larger: sharper edges
+        fourier: float = 0.0,  # points: spread of random Fourier frequencies, cycles per unit (ours; 0: none)
+    ):
         super().__init__()
         norm = spectral_norm if spectral else (lambda layer: layer)
         n_dims = len(shape) - 1
         dim_emb = 4 * channels if n_dims else channels
         self.shape = tuple(shape)
-        if n_dims: self.features = nn.PixelUnshuffle(patch) if patch > 1 else nn.Identity()
-        else: self.features = PointFeatures(shape[0], input_scale, fourier)
+        if n_dims:
+            self.features = nn.PixelUnshuffle(patch) if patch > 1 else nn.Identity()
+        else:
+            self.features = PointFeatures(shape[0], input_scale, fourier)
         self.embedding = Embedding(channels, dim_emb, n_class, act, norm)
-        self.stem = norm(layer(shape[0] * patch ** 2 if n_dims else self.features.n_out, channels, n_dims))
+        self.stem = norm(layer(shape[0] * patch**2 if n_dims else self.features.n_out, channels, n_dims))
         self.blocks, c_in = nn.ModuleList(), channels
         for k, mult in enumerate(channel_mult):
-            if k and n_dims: self.blocks.append(nn.AvgPool2d(2))
+            if k and n_dims:
+                self.blocks.append(nn.AvgPool2d(2))
             for _ in range(n_blocks):
                 self.blocks.append(EnergyBlock(c_in, channels * mult, dim_emb, act, conditioning, n_dims, norm))
                 c_in = channels * mult
         self.head = nn.Linear(dim_emb, c_in, bias=False)
         self.act = self.blocks[0].act
-    def forward(self, y: Tensor, # [B, …]
-                logsnr: Tensor, # [B]; or [R] levels, if `level` says which is whose
-                label: Tensor|int|None=None, # [B] in -1 … n_class-1
-                level: Tensor|None=None # [B] long
-               ) -> Tensor: # [B]
+
+    def forward(
+        self,
+        y: Tensor,  # [B, …]
+        logsnr: Tensor,  # [B]; or [R] levels, if `level` says which is whose
+        label: Tensor | int | None = None,  # [B] in -1 … n_class-1
+        level: Tensor | None = None,  # [B] long
+    ) -> Tensor:  # [B]
         return self.f_at(logsnr, label, level)(y)
 
 # %% ../nbs/03_ebm.ipynb #ed38273c
 @patch
-def condition(self: EBM, logsnr: Tensor, # [B]; or [R] levels, if `level` says which is whose
-              label: Tensor|int|None=None, # [B] in -1 … n_class-1
-              level: Tensor|None=None # [B] long: sample i has log-SNR logsnr[level[i]]
-             ) -> list[tuple]: # tensors of each block, and the readout vector
+def condition(
+    self: EBM,
+    logsnr: Tensor,  # [B]; or [R] levels, if `level` says which is whose
+    label: Tensor | int | None = None,  # [B] in -1 … n_class-1
+    level: Tensor | None = None,  # [B] long: sample i has log-SNR logsnr[level[i]]
+) -> list[tuple]:  # tensors of each block, and the readout vector
     "All that depends on level and label alone. One label for all: computed once a level, then handed to the samples."
     late = level is not None and not isinstance(label, Tensor)
     emb = self.embedding(logsnr, label, None if late else level)
@@ -70,50 +85,65 @@ def condition(self: EBM, logsnr: Tensor, # [B]; or [R] levels, if `level` says w
 
 # %% ../nbs/03_ebm.ipynb #16e3f9db
 @patch
-def weights(self: EBM) -> list[tuple]: # (W, b) of the first layer, and the matrices of each block
+def weights(self: EBM) -> list[tuple]:  # (W, b) of the first layer, and the matrices of each block
     "All that depends on the parameters alone: spectrally normalised, gains multiplied in."
     blocks = [b.weights() if isinstance(b, EnergyBlock) else None for b in self.blocks]
     return [(self.stem.weight, self.stem.bias)] + blocks
 
 # %% ../nbs/03_ebm.ipynb #7e5053c0
 @patch
-def body(self: EBM, y: Tensor, # [B, …]
-         cond: list[tuple], weights: list[tuple] # from `condition` and `weights`
-        ) -> Tensor: # [B]
+def body(
+    self: EBM,
+    y: Tensor,  # [B, …]
+    cond: list[tuple],
+    weights: list[tuple],  # from `condition` and `weights`
+) -> Tensor:  # [B]
     """f for fixed conditions and weights: what a Langevin step repeats, eq. (1). Layers are computed in the precision
     of the weights; the residual stream and the readout in their own."""
-    readout, = cond[-1]
-    h = affine(self.features(y), *weights[0]).to(readout.dtype)    # the residual stream keeps the readout's precision
-    for block, c, w in zip(self.blocks, cond, weights[1:]): h = block(h) if c is None else block(h, c, w)
+    (readout,) = cond[-1]
+    h = affine(self.features(y), *weights[0]).to(readout.dtype)  # the residual stream keeps the readout's precision
+    for block, c, w in zip(self.blocks, cond, weights[1:]):
+        h = block(h) if c is None else block(h, c, w)
     h = F.relu(h) if h.dim() == 2 else F.relu(h).sum((2, 3))
     return (h * readout).sum(1)
 
 # %% ../nbs/03_ebm.ipynb #9a3ab81b
 @patch
-def f_at(self: EBM, logsnr: Tensor, label: Tensor|int|None=None, level: Tensor|None=None, # as in `condition`
-         dtype: torch.dtype|None=None, # of the convolutions, e.g. torch.bfloat16; None: of the parameters
-         constant: bool=False # no gradient to the parameters, whatever is asked of y
-        ): # callable y [B, …] → f(y) [B]; after `record_chains` (notebook 03a), in evaluation mode on a GPU: recorded
+def f_at(
+    self: EBM,
+    logsnr: Tensor,
+    label: Tensor | int | None = None,
+    level: Tensor | None = None,  # as in `condition`
+    dtype: torch.dtype | None = None,  # of the convolutions, e.g. torch.bfloat16; None: of the parameters
+    constant: bool = False,  # no gradient to the parameters, whatever is asked of y
+):  # callable y [B, …] → f(y) [B]; after `record_chains` (notebook 03a), in evaluation mode on a GPU: recorded
     "f as a function of y alone, with everything else computed once."
+
     def cast(v):
-        if v is None: return None
-        if isinstance(v, tuple): return tuple(map(cast, v))
+        if v is None:
+            return None
+        if isinstance(v, tuple):
+            return tuple(map(cast, v))
         v = v if dtype is None else v.to(dtype)
         return v.detach() if constant else v
+
     cond, weights = self.condition(logsnr, label, level), [cast(w) for w in self.weights()]
     cond = [cast(c) for c in cond[:-1]] + cond[-1:]
     recorded = self.graphs is not None and not self.training and self.head.weight.is_cuda
-    if recorded: return self.graphs.energy(self, cond, weights)
+    if recorded:
+        return self.graphs.energy(self, cond, weights)
     return lambda y: self.body(y, cond, weights)
 
 # %% ../nbs/03_ebm.ipynb #e8e65835
-def value_and_grad(f, # callable y → [B]
-                   y: Tensor # [B, …]
-                  ) -> tuple[Tensor, Tensor]: # f(y) [B] and ∇f(y), both detached
+def value_and_grad(
+    f,  # callable y → [B]
+    y: Tensor,  # [B, …]
+) -> tuple[Tensor, Tensor]:  # f(y) [B] and ∇f(y), both detached
     "Value and gradient of a batch of scalars with respect to the input."
-    if hasattr(f, "value_and_grad"): return f.value_and_grad(y)                       # recorded
+    if hasattr(f, "value_and_grad"):
+        return f.value_and_grad(y)  # recorded
     with torch.inference_mode(False), torch.enable_grad():
         y = (y.clone() if y.is_inference() else y.detach()).requires_grad_(True)
         value = f(y)
-        grad, = torch.autograd.grad(value.sum(), y)
+        (grad,) = torch.autograd.grad(value.sum(), y)
     return value.detach(), grad

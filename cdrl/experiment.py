@@ -36,46 +36,60 @@ from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
 import yaml
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
-from .layers import frozen
-from .ebm import value_and_grad
-from .model import write_whole
+
+from .checkpoints import Checkpoints
 from .config import SPEED_ONLY, Config, build_model, get_config
 from .data import ImageData
 from .datasets import load_dataset, resolve_dataset
-from .metrics import ImageEvaluator, Lite0Features, PointEvaluator, load_classifier
-from .parallel import gather_rows, n_processes, process_index, process_share
-from .checkpoints import Checkpoints
+from .ebm import value_and_grad
 from .guard import DivergenceError
+from .layers import frozen
+from .metrics import ImageEvaluator, Lite0Features, PointEvaluator, load_classifier
+from .model import write_whole
+from .parallel import gather_rows, n_processes, process_index, process_share
 from .trainer import Trainer
 
 # %% ../nbs/13_experiment.ipynb #aa242c29
-def repo_root(start: Path|None=None # where to begin; None: the working directory, then this file
-             ) -> Path:
+def repo_root(
+    start: Path | None = None,  # where to begin; None: the working directory, then this file
+) -> Path:
     "The folder that holds settings.ini. Raises `FileNotFoundError` outside of a checkout."
-    for base in [Path(start).resolve()] if start else [Path.cwd(), Path(__file__).resolve() if "__file__" in globals() else Path.cwd()]:
+    for base in (
+        [Path(start).resolve()]
+        if start
+        else [Path.cwd(), Path(__file__).resolve() if "__file__" in globals() else Path.cwd()]
+    ):
         for folder in (base, *base.parents):
-            if (folder / "settings.ini").exists() and (folder / "nbs").is_dir(): return folder
+            if (folder / "settings.ini").exists() and (folder / "nbs").is_dir():
+                return folder
     raise FileNotFoundError("no settings.ini above the working directory; run from a checkout of the repository")
 
 # %% ../nbs/13_experiment.ipynb #6d950c02
 def json_ready(value):
     "A value as JSON can hold it: NumPy's numbers become Python's, and what is not finite becomes None."
-    if isinstance(value, dict): return {k: json_ready(v) for k, v in value.items()}
-    if isinstance(value, list): return [json_ready(v) for v in value]
-    if isinstance(value, tuple): return tuple(json_ready(v) for v in value)
-    if isinstance(value, np.generic): value = value.item()
+    if isinstance(value, dict):
+        return {k: json_ready(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [json_ready(v) for v in value]
+    if isinstance(value, tuple):
+        return tuple(json_ready(v) for v in value)
+    if isinstance(value, np.generic):
+        value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 # %% ../nbs/13_experiment.ipynb #fac57cbf
-def check_kind(name: str, value, # a parameter
-               kind: type|None # of its annotation, in the cell of parameters
-              ) -> None:
+def check_kind(
+    name: str,
+    value,  # a parameter
+    kind: type | None,  # of its annotation, in the cell of parameters
+) -> None:
     """Raise `ValueError` for a number where text is meant (papermill makes one of `-p run 2024`), for what is neither
     True nor False, and for a number that is not finite."""
     if kind is str and not isinstance(value, (str, type(None))):
@@ -83,7 +97,8 @@ def check_kind(name: str, value, # a parameter
         raise ValueError(f"{name} is {value!r}, which papermill takes for a {made}; give it as text: -r {name} {value}")
     if kind is bool and not isinstance(value, (bool, type(None))):
         raise ValueError(f"{name} is {value!r}; choose True or False")
-    if value != json_ready(value): raise ValueError(f"{name} is {value!r}; it must be finite")
+    if value != json_ready(value):
+        raise ValueError(f"{name} is {value!r}; it must be finite")
 
 # %% ../nbs/13_experiment.ipynb #ee8dd148
 def is_imported(name: str, value) -> bool:
@@ -92,28 +107,35 @@ def is_imported(name: str, value) -> bool:
     return any(name in m and m[name] is value for m in modules)
 
 # %% ../nbs/13_experiment.ipynb #6689a807
-def parameter_kinds(scope: dict # globals() of the notebook
-                   ) -> dict: # name: type of each annotated assignment
+def parameter_kinds(
+    scope: dict,  # globals() of the notebook
+) -> dict:  # name: type of each annotated assignment
     "What the notebook's parameters cell declares: the annotated assignments among the cells that were run."
     found = {}
     for source in scope.get("In", []):
-        try: nodes = ast.parse(source).body
-        except SyntaxError: continue                                                  # a magic command
+        try:
+            nodes = ast.parse(source).body
+        except SyntaxError:
+            continue  # a magic command
         for node in nodes:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 found[node.target.id] = getattr(builtins, ast.unparse(node.annotation), None)
     return found or dict(scope.get("__annotations__", {}))
 
 # %% ../nbs/13_experiment.ipynb #6ebde2f8
-def read_parameters(scope: dict # globals() of the notebook
-                   ) -> dict: # name: value of all that the parameters cell declares
+def read_parameters(
+    scope: dict,  # globals() of the notebook
+) -> dict:  # name: value of all that the parameters cell declares
     """The notebook's parameters. Raises `ValueError` for a plain value of a name that the parameters cell does not
     declare, and says which name may have been meant, and for values that `check_kind` refuses."""
     plain, kinds = (str, int, float, bool, list, dict, tuple, type(None)), parameter_kinds(scope)
     skip = {"In", "Out", "exit", "quit", "open"}
+
     def given(k, v):
-        if not isinstance(v, plain) or k.startswith("_") or k in skip: return False
+        if not isinstance(v, plain) or k.startswith("_") or k in skip:
+            return False
         return k in kinds or not is_imported(k, v)
+
     found = {k: v for k, v in scope.items() if given(k, v)}
     for k, v in found.items():
         if k not in kinds:
@@ -123,31 +145,36 @@ def read_parameters(scope: dict # globals() of the notebook
     return {k: found[k] for k in kinds if k in found}
 
 # %% ../nbs/13_experiment.ipynb #7f469001
-def settings_cell() -> list: # lines
+def settings_cell() -> list:  # lines
     "Lines of a parameters cell for all settings of `Config` but the dataset; None is the preset's value."
     lines = []
     for line in inspect.getsource(Config).splitlines():
         setting = re.fullmatch(r"    (\w+): (\w+) = .*?  +# (.*)|    (\w+): (\w+) = .*? # (.*)", line)
-        if re.fullmatch(r"    # .*", line): lines.append(line.strip())
+        if re.fullmatch(r"    # .*", line):
+            lines.append(line.strip())
         elif setting:
             name, kind, words = [g for g in setting.groups() if g is not None]
             start = f"{name}: {'list' if kind == 'tuple' else kind} = None"
-            if name != "dataset": lines.append(f"{start:<33}# {words}")
+            if name != "dataset":
+                lines.append(f"{start:<33}# {words}")
     return lines
 
 # %% ../nbs/13_experiment.ipynb #7541b3c8
-def check_counts(parameters: dict, # from `read_parameters`
-                 **least # name: smallest value allowed
-                ) -> None:
+def check_counts(
+    parameters: dict,  # from `read_parameters`
+    **least,  # name: smallest value allowed
+) -> None:
     "Raise `ValueError` for a count that is no whole number or too small."
     for k, low in least.items():
         v = parameters[k]
-        if not isinstance(v, int) or isinstance(v, bool) or v < low: raise ValueError(f"{k} is {v!r}; it must be a whole number of at least {low}")
+        if not isinstance(v, int) or isinstance(v, bool) or v < low:
+            raise ValueError(f"{k} is {v!r}; it must be a whole number of at least {low}")
 
 # %% ../nbs/13_experiment.ipynb #71d44b8c
-def check_numbers(parameters: dict, # from `read_parameters`
-                  **least # name: smallest value allowed; None: any
-                 ) -> None:
+def check_numbers(
+    parameters: dict,  # from `read_parameters`
+    **least,  # name: smallest value allowed; None: any
+) -> None:
     "Raise `ValueError` for what is no number, or too small."
     for k, low in least.items():
         v = parameters[k]
@@ -155,19 +182,24 @@ def check_numbers(parameters: dict, # from `read_parameters`
             raise ValueError(f"{k} is {v!r}; it must be a number" + ("" if low is None else f" of at least {low}"))
 
 # %% ../nbs/13_experiment.ipynb #b3e7e666
-def check_lists(parameters: dict, # from `read_parameters`
-                *names: str, # parameters that hold several values
-                distinct: bool=True # whether they must differ
-               ) -> None:
+def check_lists(
+    parameters: dict,  # from `read_parameters`
+    *names: str,  # parameters that hold several values
+    distinct: bool = True,  # whether they must differ
+) -> None:
     "Raise `ValueError` for a value that is no list, or a list with repeated values where they must differ; None passes."
     for k in names:
         v = parameters[k]
-        if v is not None and (not isinstance(v, list) or distinct and len(set(map(str, v))) < len(v)): raise ValueError(f"{k} is {v!r}; give a list{' of different values' if distinct else ''}, for instance -y '{k}: [1, 2]'")
+        if v is not None and (not isinstance(v, list) or distinct and len(set(map(str, v))) < len(v)):
+            raise ValueError(
+                f"{k} is {v!r}; give a list{' of different values' if distinct else ''}, for instance -y '{k}: [1, 2]'"
+            )
 
 # %% ../nbs/13_experiment.ipynb #7ee26bf1
-def check_seeds(seeds, # a parameter
-                least: int=1 # how many there must be
-               ) -> None:
+def check_seeds(
+    seeds,  # a parameter
+    least: int = 1,  # how many there must be
+) -> None:
     "Raise `ValueError` unless seeds are a list of different whole numbers of at least 0."
     check_lists(dict(seeds=seeds), "seeds")
     whole = isinstance(seeds, list) and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds)
@@ -181,8 +213,9 @@ def write_json(path: Path, value) -> None:
     write_whole(path, lambda p: p.write_text(text))
 
 # %% ../nbs/13_experiment.ipynb #cdcd74ac
-def read_distance(value: float|None # from a JSON file
-                 ) -> float:
+def read_distance(
+    value: float | None,  # from a JSON file
+) -> float:
     """A distance as it was before it was written: null stands for an infinite one, of points that miss a part of the
     truth."""
     return math.inf if value is None else value
@@ -190,16 +223,24 @@ def read_distance(value: float|None # from a JSON file
 # %% ../nbs/13_experiment.ipynb #fc8e2af2
 def commit(root: Path) -> str:
     "The checkout's commit, with '-dirty' if tracked files outside reports/ differ; 'unknown' without git."
-    def git(*args): return subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True)
+
+    def git(*args):
+        return subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True)
+
     head = git("rev-parse", "--short=12", "HEAD")
-    if head.returncode: return "unknown"
-    return head.stdout.strip() + ("-dirty" if git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!reports").stdout.strip() else "")
+    if head.returncode:
+        return "unknown"
+    return head.stdout.strip() + (
+        "-dirty" if git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!reports").stdout.strip() else ""
+    )
 
 # %% ../nbs/13_experiment.ipynb #71645206
-def device_name(device: str="cpu" # "cpu" or "cuda"
-               ) -> str:
+def device_name(
+    device: str = "cpu",  # "cpu" or "cuda"
+) -> str:
     "What the device is called: the GPU's name, or the processor's with the vector instructions that PyTorch uses there (they decide on its speed)."
-    if device != "cpu": return torch.cuda.get_device_name(device)
+    if device != "cpu":
+        return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else []
     return f"{names[0].strip() if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
@@ -208,52 +249,74 @@ def device_name(device: str="cpu" # "cpu" or "cuda"
 @dataclass
 class Run:
     "A folder `reports/<run>/` and the writing of its files, each whole or not at all."
+
     folder: Path
     config: dict
-    commit: str # when the run was opened
+    commit: str  # when the run was opened
     started: float
-    lock: object=None # open file; while it is open, no other process can open the run
-    keep: int=3 # checkpoints
-    device: str="cpu" # on which parts are made
+    lock: object = None  # open file; while it is open, no other process can open the run
+    keep: int = 3  # checkpoints
+    device: str = "cpu"  # on which parts are made
+
     @property
-    def name(self): return self.folder.name
+    def name(self):
+        return self.folder.name
+
     @property
-    def checkpoints(self): return Checkpoints(self.folder / "checkpoints", self.keep)
+    def checkpoints(self):
+        return Checkpoints(self.folder / "checkpoints", self.keep)
+
     def close(self) -> None:
         "Let other processes open the run."
-        if self.lock: self.lock.close()
+        if self.lock:
+            self.lock.close()
+
     def write_json(self, name: str, value) -> None:
         "JSON file in the folder; what is not finite becomes null."
         write_json(self.folder / name, value)
+
     @property
     def parts(self) -> list:
         "Finished parts of a run that is made of many, such as the trainings of a study; with `resume` they need not be done again."
         file = self.folder / "parts.json"
         return json_ready(json.loads(file.read_text())) if file.exists() else []
+
     def add_part(self, part: dict) -> None:
         "Keep the result of a finished part, with what it depends on."
         made = dict(commit=self.commit, threads=torch.get_num_threads(), device=device_name(self.device))
         ended = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self.write_json("parts.json", [*self.parts, dict(part, **made, ended=ended)])
-    def once(self, key: tuple, # what the part is: names and numbers
-             work # callable → dict
-            ) -> dict:
+
+    def once(
+        self,
+        key: tuple,  # what the part is: names and numbers
+        work,  # callable → dict
+    ) -> dict:
         "A finished part from before, or `work()` done and kept now."
         key = json.loads(json.dumps(key))
         found = next((q for q in self.parts if q["key"] == key), None)
         if found is None:
             start = time.time()
             self.add_part({"key": key, **work(), "wall_seconds": round(time.time() - start, 1)})
-            found = self.parts[-1]        # as it will be read after an interruption
+            found = self.parts[-1]  # as it will be read after an interruption
         return found
+
     def write_csv(self, name: str, rows: list) -> None:
         "Rows as a CSV file."
         write_whole(self.folder / name, lambda p: pd.DataFrame(rows).to_csv(p, index=False, float_format="%.6g"))
-    def save_figure(self, fig, name: str, # without .png
-                    dpi: int=110) -> None:
+
+    def save_figure(
+        self,
+        fig,
+        name: str,  # without .png
+        dpi: int = 110,
+    ) -> None:
         "Figure into figures/."
         (self.folder / "figures").mkdir(exist_ok=True)
-        write_whole(self.folder / "figures" / f"{name}.png", lambda p: fig.savefig(p, dpi=dpi, bbox_inches="tight", format="png"))
+        write_whole(
+            self.folder / "figures" / f"{name}.png",
+            lambda p: fig.savefig(p, dpi=dpi, bbox_inches="tight", format="png"),
+        )
 
 # %% ../nbs/13_experiment.ipynb #df145f05
 def check_run_name(name: str) -> str:
@@ -261,34 +324,49 @@ def check_run_name(name: str) -> str:
     if not isinstance(name, str):
         raise ValueError(f"run name {name!r} is not allowed, it is no text; give it as text: -r run {name}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ValueError(f"run name {name!r} is not allowed; use letters, digits, '.', '_' and '-', beginning with a letter or digit")
+        raise ValueError(
+            f"run name {name!r} is not allowed; use letters, digits, '.', '_' and '-', beginning with a letter or digit"
+        )
     return name
 
 # %% ../nbs/13_experiment.ipynb #db8ff3a9
-LOCK, RUNNER_LOCK = ".lock", ".runner.lock" # of the process that makes a run, and of the grid that has started it
+LOCK, RUNNER_LOCK = ".lock", ".runner.lock"  # of the process that makes a run, and of the grid that has started it
 
-def lock_folder(folder: Path, # of a run
-                name: str=LOCK
-               ): # the open lock file: keep it, and close it to unlock
+
+def lock_folder(
+    folder: Path,  # of a run
+    name: str = LOCK,
+):  # the open lock file: keep it, and close it to unlock
     "Lock a run folder for this process and its children. Raises `BlockingIOError` if another process has it."
     file = open(folder / name, "a+")
-    try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.seek(0); owner = file.read() or "unknown"; file.close()
-        raise BlockingIOError(f"run '{folder.name}' is in use by process {owner}; wait for it, or choose another run name") from None
-    file.truncate(0); file.write(str(os.getpid())); file.flush()
+        file.seek(0)
+        owner = file.read() or "unknown"
+        file.close()
+        raise BlockingIOError(
+            f"run '{folder.name}' is in use by process {owner}; wait for it, or choose another run name"
+        ) from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
     return file
 
 # %% ../nbs/13_experiment.ipynb #48e72513
-def is_locked(folder: Path, # of a run
-              *names: str # of locks
-             ) -> bool:
+def is_locked(
+    folder: Path,  # of a run
+    *names: str,  # of locks
+) -> bool:
     "Whether a process holds one of the locks. Nothing is written."
     for name in names:
-        if not (folder / name).exists(): continue
+        if not (folder / name).exists():
+            continue
         with open(folder / name) as file:
-            try: fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError: return True
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
     return False
 
 # %% ../nbs/13_experiment.ipynb #4f0bf145
@@ -296,15 +374,21 @@ NEVER_REMOVED = (LOCK, RUNNER_LOCK, "*.ipynb", ".ipynb_checkpoints")
 BEFORE_RESULTS = (*NEVER_REMOVED, "params.yaml", "error.txt", ".*partial*", ".sampling-*", "figures", "checkpoints")
 RESULTS = ("metrics.json", "manifest.json", "parts.json", "*.csv", "model", "classifier.json", "classifier.safetensors")
 
-def holds_only(folder: Path, patterns: tuple # of names
-              ) -> bool:
+
+def holds_only(
+    folder: Path,
+    patterns: tuple,  # of names
+) -> bool:
     "Whether all that is in a folder has such a name; also if it does not exist."
     return not folder.exists() or all(any(fnmatch(f.name, q) for q in patterns) for f in folder.iterdir())
 
 # %% ../nbs/13_experiment.ipynb #ee675e5a
 def is_run(folder: Path) -> bool:
     "Whether a run was begun in a folder: it holds a lock, and settings or an error."
-    def has(*names): return any((folder / n).exists() for n in names)
+
+    def has(*names):
+        return any((folder / n).exists() for n in names)
+
     return has(LOCK, RUNNER_LOCK) and has("params.yaml", "error.txt")
 
 # %% ../nbs/13_experiment.ipynb #49452f32
@@ -315,51 +399,65 @@ def is_free(folder: Path) -> bool:
     return not trained and holds_only(folder, BEFORE_RESULTS if is_run(folder) else NEVER_REMOVED)
 
 # %% ../nbs/13_experiment.ipynb #f6c37e1a
-def clear_run(folder: Path # locked by the caller
-             ) -> None:
+def clear_run(
+    folder: Path,  # locked by the caller
+) -> None:
     "Remove what a run has left, all but locks and notebooks. What has no name of a run's files stays."
     for f in folder.iterdir():
         keep = any(fnmatch(f.name, q) for q in NEVER_REMOVED)
-        if keep or not any(fnmatch(f.name, q) for q in BEFORE_RESULTS + RESULTS): continue
+        if keep or not any(fnmatch(f.name, q) for q in BEFORE_RESULTS + RESULTS):
+            continue
         shutil.rmtree(f) if f.is_dir() and not f.is_symlink() else f.unlink()
 
 # %% ../nbs/13_experiment.ipynb #1db5c05a
-def can_resume(folder: Path # of a run
-              ) -> bool:
+def can_resume(
+    folder: Path,  # of a run
+) -> bool:
     "Whether an unfinished run has something to go on from: an intact checkpoint, or finished parts."
-    if (folder / "metrics.json").exists(): return False
+    if (folder / "metrics.json").exists():
+        return False
     kept = Checkpoints(folder / "checkpoints")
     return (folder / "parts.json").exists() or any(kept.intact(f) for f in reversed(kept.all()))
 
 # %% ../nbs/13_experiment.ipynb #da39e17a
-def settings_of(folder: Path # of a run
-               ) -> dict:
+def settings_of(
+    folder: Path,  # of a run
+) -> dict:
     "What params.yaml holds; nothing if there is none, or it cannot be read."
-    try: found = yaml.safe_load((folder / "params.yaml").read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError): return {}
+    try:
+        found = yaml.safe_load((folder / "params.yaml").read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
     return found if isinstance(found, dict) else {}
 
 # %% ../nbs/13_experiment.ipynb #a279dbc6
-def other_settings(folder: Path, config: dict # of a run that would go on there
-                  ) -> list: # sentences
+def other_settings(
+    folder: Path,
+    config: dict,  # of a run that would go on there
+) -> list:  # sentences
     "How a run's settings differ; those that only its speed depends on may."
     before = settings_of(folder)
     differs = {k: v for k, v in config.items() if k not in SPEED_ONLY and before.get(k) != v}
     return [f"{k} was {before.get(k)!r}, is {v!r}" for k, v in differs.items()]
 
 # %% ../nbs/13_experiment.ipynb #bef867b3
-def run_family(reports: Path, # folder of all runs
-               name: str|None, # asked for; None: `base` or a numbered successor
-               base: str # default name
-              ) -> list:
+def run_family(
+    reports: Path,  # folder of all runs
+    name: str | None,  # asked for; None: `base` or a numbered successor
+    base: str,  # default name
+) -> list:
     "Folders that a run may have, the preferred one first."
-    if name is not None: return [reports / check_run_name(name)]
+    if name is not None:
+        return [reports / check_run_name(name)]
     base = re.sub(r"[^A-Za-z0-9._-]+", "-", base).strip("-.")
     return [reports / (base if i == 1 else f"{base}-{i}") for i in range(1, 1000)]
 
 # %% ../nbs/13_experiment.ipynb #d3e0b90a
-def why_taken(folder: Path, config: dict, can: bool # whether the experiment can resume at all
-             ) -> str:
+def why_taken(
+    folder: Path,
+    config: dict,
+    can: bool,  # whether the experiment can resume at all
+) -> str:
     "Why a new run cannot have a folder, and what to do."
     if not is_run(folder) and not (folder / "metrics.json").exists():
         return f"'{folder.name}' in {folder.parent.name}/ holds files that are no unfinished run's; choose another run name"
@@ -368,19 +466,24 @@ def why_taken(folder: Path, config: dict, can: bool # whether the experiment can
     return f"run '{folder.name}' exists in {folder.parent.name}/ and is left untouched; {advice}"
 
 # %% ../nbs/13_experiment.ipynb #618759b1
-def new_run(family: list, # of `run_family`
-            config: dict, can: bool # of `why_taken`
-           ) -> tuple: # folder, its lock
+def new_run(
+    family: list,  # of `run_family`
+    config: dict,
+    can: bool,  # of `why_taken`
+) -> tuple:  # folder, its lock
     """The first free folder, locked, with params.yaml. Raises `FileExistsError` if none is free, `BlockingIOError` if
     the only one is being used."""
     for folder in family:
-        if not is_free(folder): continue
-        folder.mkdir(parents=True, exist_ok=True)
-        try: lock = lock_folder(folder)
-        except BlockingIOError:
-            if len(family) == 1: raise
+        if not is_free(folder):
             continue
-        if is_free(folder):        # still, now that no other process can change it
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = lock_folder(folder)
+        except BlockingIOError:
+            if len(family) == 1:
+                raise
+            continue
+        if is_free(folder):  # still, now that no other process can change it
             clear_run(folder)
             write_whole(folder / "params.yaml", lambda p: p.write_text(yaml.safe_dump(config, sort_keys=False)))
             return folder, lock
@@ -388,8 +491,10 @@ def new_run(family: list, # of `run_family`
     raise FileExistsError(why_taken(family[0], config, can))
 
 # %% ../nbs/13_experiment.ipynb #30a5f80c
-def old_run(family: list, config: dict # as in `new_run`
-           ) -> tuple: # folder, its lock
+def old_run(
+    family: list,
+    config: dict,  # as in `new_run`
+) -> tuple:  # folder, its lock
     """The last unfinished run, locked. Raises `FileNotFoundError` if there is none, `ValueError` if it has other
     settings, `BlockingIOError` if it is being used."""
     begun = [f for f in family if can_resume(f) or is_locked(f, LOCK)]
@@ -402,228 +507,342 @@ def old_run(family: list, config: dict # as in `new_run`
         raise FileNotFoundError(f"nothing to resume: {what} at {where}; start one without resume")
     folder = begun[-1]
     lock, differs = lock_folder(folder), other_settings(folder, config)
-    if not differs: return folder, lock
-    lock.close()                                                                  # others may use it at once
+    if not differs:
+        return folder, lock
+    lock.close()  # others may use it at once
     advice = "Resume it with the same settings, or start another run"
     raise ValueError(f"run '{folder.name}' has other settings: {'; '.join(differs)}. {advice}")
 
 # %% ../nbs/13_experiment.ipynb #9bf628a7
-def open_run(reports: Path, name: str|None, base: str, # as in `run_family`
-             config: dict, # everything that defines the run; kept as params.yaml
-             resume: bool|None=None, # go on with an unfinished run; None: this experiment cannot
-             keep: int=3, # checkpoints to keep
-             device: str="cpu" # on which parts are made
-            ) -> Run: # locked for this process
+def open_run(
+    reports: Path,
+    name: str | None,
+    base: str,  # as in `run_family`
+    config: dict,  # everything that defines the run; kept as params.yaml
+    resume: bool | None = None,  # go on with an unfinished run; None: this experiment cannot
+    keep: int = 3,  # checkpoints to keep
+    device: str = "cpu",  # on which parts are made
+) -> Run:  # locked for this process
     """Open a new run folder, or an unfinished one for `resume`. Raises what `new_run` and `old_run` raise, and `OSError`
     if the folder cannot be written.
     Call it when all settings have been checked: from then on the name is taken."""
     family, config = run_family(Path(reports), name, base), json.loads(json.dumps(config))
-    if resume: folder, lock = old_run(family, config)
+    if resume:
+        folder, lock = old_run(family, config)
     else:
-        try: folder, lock = new_run(family, config, resume is not None)
-        except (BlockingIOError, FileExistsError): raise
+        try:
+            folder, lock = new_run(family, config, resume is not None)
+        except (BlockingIOError, FileExistsError):
+            raise
         except OSError as e:
             advice = "choose another one with -p reports PATH"
             raise OSError(f"run folder {family[0]} cannot be written ({e.strerror}); {advice}") from e
     return Run(folder, config, commit(repo_root()), time.time(), lock, keep, device)
 
 # %% ../nbs/13_experiment.ipynb #24a98a83
-def write_manifest(run: Run, notebook: str, # which experiment
-                   device: str="cpu", **more # e.g. train_seconds
-                  ) -> dict:
+def write_manifest(
+    run: Run,
+    notebook: str,  # which experiment
+    device: str = "cpu",
+    **more,  # e.g. train_seconds
+) -> dict:
     "manifest.json: what the numbers of this run depend on."
-    manifest = dict(run=run.name, notebook=notebook, seed=run.config.get("seed"), commit=run.commit, device=device_name(device), threads=torch.get_num_threads(),
-                    python=platform.python_version(), torch=torch.__version__, started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(run.started)),
-                    wall_seconds=round(time.time() - run.started, 1), **more)
-    if run.parts:                                                           # a resumed run may have parts of several commits, made long before
+    manifest = dict(
+        run=run.name,
+        notebook=notebook,
+        seed=run.config.get("seed"),
+        commit=run.commit,
+        device=device_name(device),
+        threads=torch.get_num_threads(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(run.started)),
+        wall_seconds=round(time.time() - run.started, 1),
+        **more,
+    )
+    if run.parts:  # a resumed run may have parts of several commits, made long before
         ended = sorted(q["ended"] for q in run.parts)
-        manifest["parts"] = {k: sorted({q[k] for q in run.parts if k in q}) for k in ("commit", "threads", "device")} | {"ended": [ended[0], ended[-1]]}
+        manifest["parts"] = {
+            k: sorted({q[k] for q in run.parts if k in q}) for k in ("commit", "threads", "device")
+        } | {"ended": [ended[0], ended[-1]]}
     run.write_json("manifest.json", manifest)
     return manifest
 
 # %% ../nbs/13_experiment.ipynb #8e416602
-def pick_device(name: str|None # "cpu", "cuda", or None: cuda if there is one
-               ) -> str:
+def pick_device(
+    name: str | None,  # "cpu", "cuda", or None: cuda if there is one
+) -> str:
     "The device to use. Raises `ValueError` for one that is not there."
-    if name is None: return "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"): raise ValueError(f"device {name!r} is unknown; choose cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available(): raise ValueError("device cuda is not available on this machine; choose cpu")
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise ValueError(f"device {name!r} is unknown; choose cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda is not available on this machine; choose cpu")
     return name
 
 # %% ../nbs/13_experiment.ipynb #a572091c
 class FlopCounter(TorchDispatchMode):
     "Inside, `flops` adds up the floating-point operations of matrix products, convolutions and attention, forward and backward."
+
     flops = 0
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         formula = flop_registry.get(func._overloadpacket)
-        if formula: self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        if formula:
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
         return out
 
 # %% ../nbs/13_experiment.ipynb #fead215a
-def count_flops(f # callable
-               ) -> int:
+def count_flops(
+    f,  # callable
+) -> int:
     "Floating-point operations of f()."
-    with FlopCounter() as counter: f()
+    with FlopCounter() as counter:
+        f()
     return counter.flops
 
 # %% ../nbs/13_experiment.ipynb #8d21c4b1
-def kept_bytes(f # callable → loss with gradient
-              ) -> int:
+def kept_bytes(
+    f,  # callable → loss with gradient
+) -> int:
     "Bytes that f() keeps for its backward pass, each storage once; weights too."
     kept = {}
-    def pack(x): kept[id(x.untyped_storage())] = (x.untyped_storage(), x.untyped_storage().nbytes()); return x
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x): loss = f()
+
+    def pack(x):
+        kept[id(x.untyped_storage())] = (x.untyped_storage(), x.untyped_storage().nbytes())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        loss = f()
     return sum(n for _, n in kept.values())
 
 # %% ../nbs/13_experiment.ipynb #857f9707
-def count_costs(config, # `Config`
-                shape: tuple # of one sample
-               ) -> dict: # parameters; operations of a training step per sample, of its Langevin part, of a sample, of the run; evaluations; bytes
+def count_costs(
+    config,  # `Config`
+    shape: tuple,  # of one sample
+) -> dict:  # parameters; operations of a training step per sample, of its Langevin part, of a sample, of the run; evaluations; bytes
     "What a configuration costs, counted on the meta device for one sample (labels left out: they cost nothing to speak of)."
     model = build_model(replace(config, conditional=False), shape, 0).to("meta")
-    x, s, t, c = torch.empty(1, *shape, device="meta"), model.schedule, torch.zeros(1, dtype=torch.long, device="meta"), config
+    x, s, t, c = (
+        torch.empty(1, *shape, device="meta"),
+        model.schedule,
+        torch.zeros(1, dtype=torch.long, device="meta"),
+        config,
+    )
     size = lambda m: sum(p.numel() for p in m.parameters()) if m is not None else 0
     with frozen(model.ebm):
         f = model.ebm.f_at(s.logsnr[:-1], None, t)
         gradient = count_flops(lambda: value_and_grad(f, x))
-        if model.base: gradient += count_flops(lambda: model.base.value_and_score_at(s, t)(x))
+        if model.base:
+            gradient += count_flops(lambda: model.base.value_and_score_at(s, t)(x))
     many = lambda B: (x.expand(B, *shape).contiguous(), t.repeat(B))
-    def energy(B=1): return model.ebm(many(2 * B)[0], s.logsnr[:-1], None, many(2 * B)[1]).sum()
-    def guess(B=1): return model.initializer(many(B)[0], s.logsnr[1:], None, many(B)[1]).square().sum()
-    def score():                                                                          # a gradient of a gradient
+
+    def energy(B=1):
+        return model.ebm(many(2 * B)[0], s.logsnr[:-1], None, many(2 * B)[1]).sum()
+
+    def guess(B=1):
+        return model.initializer(many(B)[0], s.logsnr[1:], None, many(B)[1]).square().sum()
+
+    def score():  # a gradient of a gradient
         y = x.clone().requires_grad_(True)
-        slope, = torch.autograd.grad(model.ebm(y, s.logsnr[:-1], None, t).sum(), y, create_graph=True)
+        (slope,) = torch.autograd.grad(model.ebm(y, s.logsnr[:-1], None, t).sum(), y, create_graph=True)
         slope.square().sum().backward()
-    per_image = lambda f: kept_bytes(lambda: f(3)) - kept_bytes(lambda: f(2))             # the difference: weights are kept once
-    init_pass, init_step = (count_flops(guess), count_flops(lambda: guess().backward()) if c.initializer in ("cooperative", "clean") else count_flops(guess)) if model.initializer else (0, 0)
-    langevin = gradient * (c.n_langevin + bool(c.metropolis and c.n_langevin))             # a corrected chain also evaluates its start
+
+    per_image = lambda f: kept_bytes(lambda: f(3)) - kept_bytes(lambda: f(2))  # the difference: weights are kept once
+    init_pass, init_step = (
+        (
+            count_flops(guess),
+            count_flops(lambda: guess().backward())
+            if c.initializer in ("cooperative", "clean")
+            else count_flops(guess),
+        )
+        if model.initializer
+        else (0, 0)
+    )
+    langevin = gradient * (
+        c.n_langevin + bool(c.metropolis and c.n_langevin)
+    )  # a corrected chain also evaluates its start
     evaluations = model.evaluations()
     step = langevin + init_step + count_flops(lambda: energy().backward())
     warm_steps = round(c.warm_start * c.steps)
     warm_step = init_step + (count_flops(score) if warm_steps else 0)
     trained = size(model.ebm) + (size(model.initializer) if c.initializer in ("cooperative", "clean") else 0)
-    return dict(ebm_parameters=size(model.ebm), init_parameters=size(model.initializer), langevin_flops=langevin, step_flops=step, sample_flops=(evaluations - c.n_levels * bool(model.initializer)) * gradient + c.n_levels * init_pass,
-                run_flops=c.batch_size * (warm_steps * warm_step + (c.steps - warm_steps) * step), evaluations=evaluations, batch_size=c.batch_size, steps=c.steps,
-                state_bytes=20 * trained, pass_bytes=max(per_image(energy), per_image(guess) if model.initializer else 0))
+    return dict(
+        ebm_parameters=size(model.ebm),
+        init_parameters=size(model.initializer),
+        langevin_flops=langevin,
+        step_flops=step,
+        sample_flops=(evaluations - c.n_levels * bool(model.initializer)) * gradient + c.n_levels * init_pass,
+        run_flops=c.batch_size * (warm_steps * warm_step + (c.steps - warm_steps) * step),
+        evaluations=evaluations,
+        batch_size=c.batch_size,
+        steps=c.steps,
+        state_bytes=20 * trained,
+        pass_bytes=max(per_image(energy), per_image(guess) if model.initializer else 0),
+    )
 
 # %% ../nbs/13_experiment.ipynb #3f0d824d
-def classifier_folder(dataset: str # name of a dataset
-                     ) -> str: # name of the run folder of its classifier
+def classifier_folder(
+    dataset: str,  # name of a dataset
+) -> str:  # name of the run folder of its classifier
     "classifier-digits, classifier-celeba64-Male; a folder's has a checksum of its whole path."
     dataset = resolve_dataset(dataset)
-    if dataset.startswith("folder:"): return f"classifier-folder-{hashlib.sha256(dataset.encode()).hexdigest()[:8]}"
+    if dataset.startswith("folder:"):
+        return f"classifier-folder-{hashlib.sha256(dataset.encode()).hexdigest()[:8]}"
     return "classifier-" + dataset.replace(":", "-")
 
-def make_evaluator(data, # training data from `load_dataset`
-                   root: Path, # data/
-                   n_reference: int=10_000, # training images used at most
-                   inception=None, # `InceptionFeatures`, if the weights are there
-                   cache: Path|None=None, # folder for the features of real images
-                   lite0: bool=True # FD-lite0 too; False: the classifier alone, which must be there
-                  ):
+
+def make_evaluator(
+    data,  # training data from `load_dataset`
+    root: Path,  # data/
+    n_reference: int = 10_000,  # training images used at most
+    inception=None,  # `InceptionFeatures`, if the weights are there
+    cache: Path | None = None,  # folder for the features of real images
+    lite0: bool = True,  # FD-lite0 too; False: the classifier alone, which must be there
+):
     """A `PointEvaluator` or an `ImageEvaluator` with all feature extractors that there are. Raises `FileNotFoundError`
     if the classifier alone is wanted and is not there."""
-    if not isinstance(data, ImageData): return PointEvaluator(data)
+    if not isinstance(data, ImageData):
+        return PointEvaluator(data)
     folder, extractors = repo_root() / "reports" / classifier_folder(data.name), {}
-    if (folder / "classifier.json").exists(): extractors["classifier"] = load_classifier(folder)
+    if (folder / "classifier.json").exists():
+        extractors["classifier"] = load_classifier(folder)
     else:
-        missing = (f"no FD-classifier for '{data.name}': {folder.name}/ has no classifier; "
-                   f"papermill nbs/classifier.ipynb out.ipynb -p dataset {data.name}")
-        if not lite0: raise FileNotFoundError(missing)
+        missing = (
+            f"no FD-classifier for '{data.name}': {folder.name}/ has no classifier; "
+            f"papermill nbs/classifier.ipynb out.ipynb -p dataset {data.name}"
+        )
+        if not lite0:
+            raise FileNotFoundError(missing)
         print(missing)
-    if lite0: extractors["lite0"] = Lite0Features()
-    if inception: extractors["inception"] = inception
+    if lite0:
+        extractors["lite0"] = Lite0Features()
+    if inception:
+        extractors["inception"] = inception
     return ImageEvaluator(data, load_dataset(data.name, "test", root), extractors, n_reference, cache)
 
 # %% ../nbs/13_experiment.ipynb #48f48dcc
-def spread_labels(n: int, # how many
-                  data # `ImageData`
-                 ) -> torch.Tensor: # [n] long
+def spread_labels(
+    n: int,  # how many
+    data,  # `ImageData`
+) -> torch.Tensor:  # [n] long
     "Labels in the proportions of a dataset, well mixed: its sorted labels at the places i/φ mod 1, a sequence that fills [0, 1) evenly."
     y = np.sort(np.asarray(data.y).ravel())
-    return torch.as_tensor(y[((np.arange(n) * (5 ** 0.5 - 1) / 2) % 1 * len(y)).astype(int)]).long()
+    return torch.as_tensor(y[((np.arange(n) * (5**0.5 - 1) / 2) % 1 * len(y)).astype(int)]).long()
 
 # %% ../nbs/13_experiment.ipynb #5c595344
-def sample_share(model, n: int, # samples of all processes together
-                 label=None, # [n] or None
-                 seed: int=0, **options # of `CDRL.sample`
-                ) -> torch.Tensor: # [process_share(n), …]: this process's samples
+def sample_share(
+    model,
+    n: int,  # samples of all processes together
+    label=None,  # [n] or None
+    seed: int = 0,
+    **options,  # of `CDRL.sample`
+) -> torch.Tensor:  # [process_share(n), …]: this process's samples
     "Draw this process's part of n samples; every process has noise of its own. Alone, it draws all. Raises `ValueError` for fewer samples than processes."
     if n < n_processes():
         raise ValueError(f"{n} samples cannot be shared by {n_processes()} processes; ask for at least {n_processes()}")
-    mine = label[process_index()::n_processes()] if label is not None else None
+    mine = label[process_index() :: n_processes()] if label is not None else None
     return model.sample(process_share(n), label=mine, seed=seed + 1_000_003 * process_index(), **options)
 
 # %% ../nbs/13_experiment.ipynb #08c14e23
 class Progress:
     """Callback for `Trainer.fit`: sample, measure, print a line, save history and checkpoint. Rows are in `trainer.notes['quality']`, samples in `notes['shown']`.
     With several processes each samples and extracts features for its share; the first measures and writes."""
-    def __init__(self, run: Run, evaluate, # `ImageEvaluator` or `PointEvaluator`
-                 n: int=500, # samples to measure
-                 shown: int=16): # samples to remember
+
+    def __init__(
+        self,
+        run: Run,
+        evaluate,  # `ImageEvaluator` or `PointEvaluator`
+        n: int = 500,  # samples to measure
+        shown: int = 16,
+    ):  # samples to remember
         self.run, self.evaluate, self.n, self.shown = run, evaluate, n, shown
+
     def __call__(self, trainer: Trainer) -> None:
         model, start = trainer.averaged, time.time()
         samples = sample_share(model, self.n, spread_labels(self.n, trainer.stream.data) if model.n_class else None)
         features = {k: gather_rows(v) for k, v in self.evaluate.features(samples).items()}
-        samples = gather_rows(samples[:self.shown if samples.dim() == 4 else 2000])
-        row = dict(step=trainer.step, seconds=trainer.train_seconds, **(self.evaluate.score(features) if process_index() == 0 else {}))
+        samples = gather_rows(samples[: self.shown if samples.dim() == 4 else 2000])
+        row = dict(
+            step=trainer.step,
+            seconds=trainer.train_seconds,
+            **(self.evaluate.score(features) if process_index() == 0 else {}),
+        )
         trainer.notes.setdefault("quality", []).append(row)
-        trainer.notes.setdefault("shown", {})[str(trainer.step)] = samples[:self.shown if samples.dim() == 4 else 2000].clone()
+        trainer.notes.setdefault("shown", {})[str(trainer.step)] = samples[
+            : self.shown if samples.dim() == 4 else 2000
+        ].clone()
         self.save(trainer)
         last = trainer.history[-1] if trainer.history else {}
-        shown = dict(energy_gap="gap {:+.3f}  ", score_loss="score loss {:.3f}  ")                  # of the phase that it is in
+        shown = dict(energy_gap="gap {:+.3f}  ", score_loss="score loss {:.3f}  ")  # of the phase that it is in
         gap = "".join(text.format(last[k]) for k, text in shown.items() if k in last)
-        scores = "  ".join(f"{k} {v:.3g}" for k, v in row.items() if k.startswith("fd_") or k in ("inside", "histogram_kl"))
-        if process_index() == 0: print(f"{trainer.step:>7}/{trainer.config.steps}  {trainer.train_seconds / 60:5.1f} min  {gap}{scores}  ({time.time() - start:.0f} s to measure)", flush=True)
+        scores = "  ".join(
+            f"{k} {v:.3g}" for k, v in row.items() if k.startswith("fd_") or k in ("inside", "histogram_kl")
+        )
+        if process_index() == 0:
+            print(
+                f"{trainer.step:>7}/{trainer.config.steps}  {trainer.train_seconds / 60:5.1f} min  {gap}{scores}  ({time.time() - start:.0f} s to measure)",
+                flush=True,
+            )
+
     def save(self, trainer: Trainer) -> None:
         "History and checkpoint only."
-        if process_index() == 0: self.run.write_csv("history.csv", trainer.history); self.run.write_csv("quality.csv", trainer.notes.get("quality", []))
+        if process_index() == 0:
+            self.run.write_csv("history.csv", trainer.history)
+            self.run.write_csv("quality.csv", trainer.notes.get("quality", []))
         self.run.checkpoints.save(trainer)
 
 # %% ../nbs/13_experiment.ipynb #304c07f0
-def seconds_per_step(config, # from `get_config`
-                     data, # training data from `load_dataset`
-                     device: str="cpu",
-                     n: int=20, # iterations to time, after `warm` others
-                     warm: int=3
-                    ) -> float: # median
+def seconds_per_step(
+    config,  # from `get_config`
+    data,  # training data from `load_dataset`
+    device: str = "cpu",
+    n: int = 20,  # iterations to time, after `warm` others
+    warm: int = 3,
+) -> float:  # median
     "Time of a training iteration, of a trainer that is thrown away."
     trainer, times = Trainer(config, data, device), []
     for _ in range(warm + n):
         start = time.perf_counter()
-        log = trainer.train_step(); log["ebm_loss"].item()                       # wait for the device
+        log = trainer.train_step()
+        log["ebm_loss"].item()  # wait for the device
         times.append(time.perf_counter() - start)
     return float(np.median(times[warm:]))
 
 # %% ../nbs/13_experiment.ipynb #429ea904
-def score_samples(evaluate, # `ImageEvaluator` or `PointEvaluator`
-                  samples # [N, …]
-                 ) -> dict:
+def score_samples(
+    evaluate,  # `ImageEvaluator` or `PointEvaluator`
+    samples,  # [N, …]
+) -> dict:
     "What the evaluator says. Raises `DivergenceError` if samples are not finite."
     bad = int((~samples.isfinite()).flatten(1).any(1).sum())
-    if bad: raise DivergenceError(f"{bad} of {len(samples)} samples are not finite")
+    if bad:
+        raise DivergenceError(f"{bad} of {len(samples)} samples are not finite")
     return evaluate(samples)
 
 # %% ../nbs/13_experiment.ipynb #9f02fe72
-def json_rows(frame: pd.DataFrame) -> list: # of dicts
+def json_rows(frame: pd.DataFrame) -> list:  # of dicts
     "Rows for `write_json`, with None for what is not finite."
     return json_ready(frame.to_dict("records"))
 
 # %% ../nbs/13_experiment.ipynb #78c18c84
-def expand_grid(spec: dict # of the YAML file: notebook, name, base, grid, runs
-               ) -> dict: # run name: parameters
+def expand_grid(
+    spec: dict,  # of the YAML file: notebook, name, base, grid, runs
+) -> dict:  # run name: parameters
     "The runs of a grid. Raises `ValueError` for unknown entries, names that are not plain or that are not different."
     unknown = set(spec) - {"notebook", "name", "base", "grid", "runs"}
-    if unknown or not {"notebook", "name"} <= set(spec): raise ValueError(f"a grid has the entries notebook, name, base, grid and runs; got {', '.join(spec)}")
+    if unknown or not {"notebook", "name"} <= set(spec):
+        raise ValueError(f"a grid has the entries notebook, name, base, grid and runs; got {', '.join(spec)}")
     grid = spec.get("grid") or {}
     points = [dict(zip(grid, values)) for values in itertools.product(*grid.values())] if grid else []
     runs = {}
     for point in points + list(spec.get("runs") or []):
         parameters = {**(spec.get("base") or {}), **point}
         name = check_run_name(spec["name"].format(**parameters))
-        if name in runs: raise ValueError(f"two runs of the grid have the name '{name}'; put what differs between them into name")
+        if name in runs:
+            raise ValueError(f"two runs of the grid have the name '{name}'; put what differs between them into name")
         runs[name] = parameters
     return runs
 
@@ -633,16 +852,19 @@ def in_use(folder: Path) -> bool:
     return is_locked(folder, LOCK, RUNNER_LOCK)
 
 # %% ../nbs/13_experiment.ipynb #3b4b97f5
-def grid_settings(notebook: str, # name under nbs/
-                  parameters: dict # of a run of the grid
-                 ) -> dict:
+def grid_settings(
+    notebook: str,  # name under nbs/
+    parameters: dict,  # of a run of the grid
+) -> dict:
     """What params.yaml of a run should hold: the grid's parameters and the notebook's defaults; of a training its whole
     config. Raises what `get_config` raises."""
     from papermill import inspect_notebook
+
     usual = inspect_notebook(str(repo_root() / f"nbs/{notebook}.ipynb"))
     values = {k: ast.literal_eval(v["default"]) for k, v in usual.items()} | parameters
     values = {k: v for k, v in values.items() if v is not None}
-    if notebook not in ("train", "checkerboard"): return json.loads(json.dumps(values))
+    if notebook not in ("train", "checkerboard"):
+        return json.loads(json.dumps(values))
     changes = {k: v for k, v in values.items() if k in Config.__dataclass_fields__ and k != "dataset"}
     return json.loads(json.dumps(asdict(get_config(values.get("dataset", notebook), **changes))))
 
@@ -650,98 +872,143 @@ def grid_settings(notebook: str, # name under nbs/
 def fits_grid(folder: Path, notebook: str, parameters: dict) -> bool:
     "Whether a run that is there has the grid's settings, as far as params.yaml tells."
     before = settings_of(folder)
-    try: wanted = grid_settings(notebook, parameters)
-    except ValueError: return False        # refused by the notebook: it can be no run of this grid
+    try:
+        wanted = grid_settings(notebook, parameters)
+    except ValueError:
+        return False  # refused by the notebook: it can be no run of this grid
     return bool(before) and all(before[k] == v for k, v in wanted.items() if k in before and k not in SPEED_ONLY)
 
 # %% ../nbs/13_experiment.ipynb #56b55cf6
-def file_state(folder: Path, notebook: str, parameters: dict # of the grid
-              ) -> str: # "finished", "interrupted", "failed", "to do", "other settings" or "not a run"
+def file_state(
+    folder: Path,
+    notebook: str,
+    parameters: dict,  # of the grid
+) -> str:  # "finished", "interrupted", "failed", "to do", "other settings" or "not a run"
     "What has become of a run, by its files."
     if (folder / "params.yaml").exists() and (is_run(folder) or (folder / "metrics.json").exists()):
-        if not fits_grid(folder, notebook, parameters): return "other settings"
-        if (folder / "metrics.json").exists(): return "finished"
+        if not fits_grid(folder, notebook, parameters):
+            return "other settings"
+        if (folder / "metrics.json").exists():
+            return "finished"
         return "failed" if (folder / "error.txt").exists() else "interrupted"
-    if is_run(folder): return "failed"                                            # before it had settings
+    if is_run(folder):
+        return "failed"  # before it had settings
     begun = (RUNNER_LOCK, "*.ipynb", ".ipynb_checkpoints") if (folder / RUNNER_LOCK).exists() else ()
     return "to do" if holds_only(folder, (LOCK, *begun)) else "not a run"
 
-def run_state(folder: Path, notebook: str, parameters: dict) -> str: # that of its files, or "running"
+
+def run_state(folder: Path, notebook: str, parameters: dict) -> str:  # that of its files, or "running"
     "What has become of a run, by its files and its locks."
     state = file_state(folder, notebook, parameters)
     return "running" if state not in ("finished", "not a run") and in_use(folder) else state
 
 # %% ../nbs/13_experiment.ipynb #9181b028
-def make_room(folder: Path # of a run that is begun again
-             ) -> None:
+def make_room(
+    folder: Path,  # of a run that is begun again
+) -> None:
     "Remove what an unfinished run has left, under its lock. Nothing is removed beside files that no run makes."
-    try: lock = lock_folder(folder)
-    except BlockingIOError: return        # somebody has just started it; papermill's process will say so
+    try:
+        lock = lock_folder(folder)
+    except BlockingIOError:
+        return  # somebody has just started it; papermill's process will say so
     with lock:
         own = is_run(folder) and not (folder / "metrics.json").exists() and not can_resume(folder)
-        if own and holds_only(folder, BEFORE_RESULTS + RESULTS): clear_run(folder)
+        if own and holds_only(folder, BEFORE_RESULTS + RESULTS):
+            clear_run(folder)
 
 # %% ../nbs/13_experiment.ipynb #ad476e4c
-def start_run(notebook: str, folder: Path, parameters: dict, threads: int # of `run_one`, which has the lock
-             ) -> None:
+def start_run(
+    notebook: str,
+    folder: Path,
+    parameters: dict,
+    threads: int,  # of `run_one`, which has the lock
+) -> None:
     "Papermill in a process of its own. The executed notebook and, if it fails, error.txt are in the run folder."
     resume = can_resume(folder)
-    if not resume: make_room(folder)
+    if not resume:
+        make_room(folder)
     (folder / "error.txt").unlink(missing_ok=True)
-    here = lambda p: os.path.relpath(p, repo_root())                             # the executed notebook keeps its parameters: no machine's paths in it
+    here = lambda p: os.path.relpath(
+        p, repo_root()
+    )  # the executed notebook keeps its parameters: no machine's paths in it
     given = {**parameters, "run": folder.name, "reports": here(folder.parent), **({"resume": True} if resume else {})}
-    command = [sys.executable, "-m", "papermill", f"nbs/{notebook}.ipynb", here(folder / f"{notebook}.ipynb"), "--no-progress-bar", "-y", yaml.safe_dump(given)]
-    result = subprocess.run(command, cwd=repo_root(), capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
-    if result.returncode: write_whole(folder / "error.txt", lambda p: p.write_text(result.stderr[-5000:]))
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        f"nbs/{notebook}.ipynb",
+        here(folder / f"{notebook}.ipynb"),
+        "--no-progress-bar",
+        "-y",
+        yaml.safe_dump(given),
+    ]
+    result = subprocess.run(
+        command, cwd=repo_root(), capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)}
+    )
+    if result.returncode:
+        write_whole(folder / "error.txt", lambda p: p.write_text(result.stderr[-5000:]))
 
 # %% ../nbs/13_experiment.ipynb #9b118ff1
-def run_one(notebook: str, # name under nbs/
-            folder: Path, parameters: dict, # of the run
-            threads: int=1 # of its process
-           ) -> str: # state afterwards
+def run_one(
+    notebook: str,  # name under nbs/
+    folder: Path,
+    parameters: dict,  # of the run
+    threads: int = 1,  # of its process
+) -> str:  # state afterwards
     """Run what is not finished: go on from a checkpoint or finished parts, or begin again. What another process works
     on, what has other settings and what is no run is left alone."""
     startable = ("to do", "interrupted", "failed")
     if run_state(folder, notebook, parameters) in startable:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            with lock_folder(folder, RUNNER_LOCK):        # before anything is removed, until it has ended
+            with lock_folder(folder, RUNNER_LOCK):  # before anything is removed, until it has ended
                 mine = not is_locked(folder, LOCK) and file_state(folder, notebook, parameters) in startable
-                if mine: start_run(notebook, folder, parameters, threads)
-        except BlockingIOError: pass                                              # another grid was faster
+                if mine:
+                    start_run(notebook, folder, parameters, threads)
+        except BlockingIOError:
+            pass  # another grid was faster
     return run_state(folder, notebook, parameters)
 
 # %% ../nbs/13_experiment.ipynb #a0dd336f
-def run_grid(path: str|Path, # YAML file
-             workers: int|None=None, # processes at a time; None: one a core
-             threads: int=1, # of each process
-             only: int|None=None, # number of a single run, for job arrays
-             reports: Path|None=None, # folder of the runs; None: reports/
-             retry: bool=False, # run those again that failed
-             status: bool=False # run nothing
-            ) -> pd.DataFrame: # run, state, minutes
+def run_grid(
+    path: str | Path,  # YAML file
+    workers: int | None = None,  # processes at a time; None: one a core
+    threads: int = 1,  # of each process
+    only: int | None = None,  # number of a single run, for job arrays
+    reports: Path | None = None,  # folder of the runs; None: reports/
+    retry: bool = False,  # run those again that failed
+    status: bool = False,  # run nothing
+) -> pd.DataFrame:  # run, state, minutes
     "Run what is not finished in a grid, and print a line for each run that ends. Raises `ValueError` for a number outside of the grid."
     spec = yaml.safe_load(Path(path).read_text())
     runs, reports = expand_grid(spec), Path(reports or repo_root() / "reports").resolve()
-    if only is not None and not 0 <= only < len(runs): raise ValueError(f"--only {only} is outside of the grid's 0 … {len(runs) - 1}")
+    if only is not None and not 0 <= only < len(runs):
+        raise ValueError(f"--only {only} is outside of the grid's 0 … {len(runs) - 1}")
     names = list(runs) if only is None else [list(runs)[only]]
     state = lambda n: run_state(reports / n, spec["notebook"], runs[n])
     todo = [n for n in names if state(n) in ("to do", "interrupted", *(["failed"] if retry else []))]
-    if status: todo = []
-    else: print(f"{len(runs)} runs, {len(names) - len(todo)} not to be run now, {len(todo)} to do", flush=True)
+    if status:
+        todo = []
+    else:
+        print(f"{len(runs)} runs, {len(names) - len(todo)} not to be run now, {len(todo)} to do", flush=True)
     minutes = {}
+
     def work(name):
         start = time.time()
         state = run_one(spec["notebook"], reports / name, runs[name], threads)
         minutes[name] = (time.time() - start) / 60
         print(f"{name}: {state} ({minutes[name]:.1f} min; {len(minutes)} of {len(todo)})", flush=True)
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool: list(pool.map(work, todo))
+
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        list(pool.map(work, todo))
     return pd.DataFrame([dict(run=n, state=state(n), minutes=minutes.get(n)) for n in names])
 
 # %% ../nbs/13_experiment.ipynb #f39c9e14
-def main(args: list|None=None) -> None:
+def main(args: list | None = None) -> None:
     "Entry of `python -m cdrl.experiment GRID.yaml`."
-    parser = argparse.ArgumentParser(prog="python -m cdrl.experiment", description="Run a grid of papermill runs; finished ones are skipped.")
+    parser = argparse.ArgumentParser(
+        prog="python -m cdrl.experiment", description="Run a grid of papermill runs; finished ones are skipped."
+    )
     parser.add_argument("grid", type=Path)
     parser.add_argument("--workers", type=int, help="processes at a time")
     parser.add_argument("--threads", type=int, default=1, help="of each process")
@@ -752,57 +1019,76 @@ def main(args: list|None=None) -> None:
     a = parser.parse_args(args)
     table = run_grid(a.grid, a.workers, a.threads, a.only, a.reports, a.retry, a.status)
     print(table.to_string(index=False))
-    if not a.status and (table.state != "finished").any(): sys.exit(1)
+    if not a.status and (table.state != "finished").any():
+        sys.exit(1)
 
-if __name__ == "__main__" and "__file__" in globals(): main()
+
+if __name__ == "__main__" and "__file__" in globals():
+    main()
 
 # %% ../nbs/13_experiment.ipynb #6cb10df0
-def read_report(run: str, # folder under reports/
-                name: str="metrics.json") -> dict:
+def read_report(
+    run: str,  # folder under reports/
+    name: str = "metrics.json",
+) -> dict:
     "A JSON file of a committed run. Raises `FileNotFoundError` that says how to make it."
     path = repo_root() / "reports" / run / name
-    if not path.exists(): raise FileNotFoundError(f"no {name} in reports/{run}; the run has not been made or is not finished")
+    if not path.exists():
+        raise FileNotFoundError(f"no {name} in reports/{run}; the run has not been made or is not finished")
     return json.loads(path.read_text())
 
 # %% ../nbs/13_experiment.ipynb #18881ade
-def report_scores(d: dict # metrics of a run
-                 ) -> str:
+def report_scores(
+    d: dict,  # metrics of a run
+) -> str:
     "Its distances in a few words. What is null in the file is infinite."
     keys = dict(fd_classifier="FD-classifier", fd_lite0="FD-lite0", inside="inside", histogram_kl="histogram KL")
     words = [f"{label} {'infinite' if d[k] is None else format(d[k], '.3g')}" for k, label in keys.items() if k in d]
     return "; ".join(words + ([f"class accuracy {d['class_accuracy']:.1%}"] if "class_accuracy" in d else []))
 
 # %% ../nbs/13_experiment.ipynb #036bb2b8
-def report_row(run: str) -> dict: # column: text
+def report_row(run: str) -> dict:  # column: text
     "One finished training run as a row: its metrics, the same for real test images and for the initializer alone."
     m, manifest = read_report(run), read_report(run, "manifest.json")
     alone, floor = m["initializer_alone"] or {}, m.get("real_test") or m["exact_samples"]
     judge = read_report(classifier_folder(m["dataset"])) if "class_accuracy" in m else None
     trust = f"; the classifier is right on {judge['accuracy']:.1%} of {judge['n_test']:,}" if judge else ""
-    return {"run": f"[{run}](../reports/{run})",
-            "training": f"{m['train_minutes']:.1f} min, {m['steps']:,} it.",
-            "samples": f"{report_scores(m)} ({m['n_samples']:,})",
-            "initializer alone": report_scores(alone),
-            "test images": f"{report_scores(floor)} ({m.get('n_real_test', m['n_samples']):,}){trust}",
-            "device": f"{manifest['device']}, {manifest['threads']} threads"}
+    return {
+        "run": f"[{run}](../reports/{run})",
+        "training": f"{m['train_minutes']:.1f} min, {m['steps']:,} it.",
+        "samples": f"{report_scores(m)} ({m['n_samples']:,})",
+        "initializer alone": report_scores(alone),
+        "test images": f"{report_scores(floor)} ({m.get('n_real_test', m['n_samples']):,}){trust}",
+        "device": f"{manifest['device']}, {manifest['threads']} threads",
+    }
 
 # %% ../nbs/13_experiment.ipynb #3dc4853f
 def table_cell(value) -> str:
     "A number with three digits, a dash for what is null, and anything else as it is."
-    if value is None: return "–"
-    if not isinstance(value, float): return str(value)
+    if value is None:
+        return "–"
+    if not isinstance(value, float):
+        return str(value)
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
-def markdown_table(rows: list # of dicts with the same keys: column: value
-                  ):
+
+def markdown_table(
+    rows: list,  # of dicts with the same keys: column: value
+):
     "Rows as a markdown table that a notebook renders."
     from IPython.display import Markdown
+
     line = lambda cells: "| " + " | ".join(table_cell(c) for c in cells) + " |"
     return Markdown("\n".join([line(rows[0]), line(["---"] * len(rows[0])), *(line(r.values()) for r in rows)]))
 
 # %% ../nbs/13_experiment.ipynb #ec9bcdba
-def report_table(runs=None # names under reports/; None: all training runs
-                ):
+def report_table(
+    runs=None,  # names under reports/; None: all training runs
+):
     "A markdown table of training runs, for the front page."
-    runs = runs or sorted(f.parent.name for f in (repo_root() / "reports").glob("*/metrics.json") if "train_minutes" in json.loads(f.read_text()))
+    runs = runs or sorted(
+        f.parent.name
+        for f in (repo_root() / "reports").glob("*/metrics.json")
+        if "train_minutes" in json.loads(f.read_text())
+    )
     return markdown_table([report_row(r) for r in runs])

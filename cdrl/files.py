@@ -22,63 +22,79 @@ import uuid
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
+
 import numpy as np
 from filelock import FileLock
 from PIL import ExifTags, Image, ImageOps
 from torchvision.transforms import functional as TF
 
 # %% ../nbs/00a_files.ipynb #892a510f
-def file_sha256(path: Path) -> str: # hexadecimal
+def file_sha256(path: Path) -> str:  # hexadecimal
     "Checksum of a file, read in pieces."
     digest = hashlib.sha256()
     with open(path, "rb") as f:
-        while piece := f.read(1 << 22): digest.update(piece)
+        while piece := f.read(1 << 22):
+            digest.update(piece)
     return digest.hexdigest()
 
 # %% ../nbs/00a_files.ipynb #455e722a
 def is_lfs_pointer(path: Path) -> bool:
     "Whether a file is the text that stands in for it until Git LFS fetches it."
     try:
-        with open(path, "rb") as f: return f.read(40).startswith(b"version https://git-lfs.github.com/")
-    except OSError: return False
+        with open(path, "rb") as f:
+            return f.read(40).startswith(b"version https://git-lfs.github.com/")
+    except OSError:
+        return False
 
 # %% ../nbs/00a_files.ipynb #606a0bc7
 @contextmanager
-def reading(path: Path, # the file that is read in the block
-            trouble: str, # completes "PATH …": "cannot be read as an image"
-            remedy: str # what to do
-           ):
+def reading(
+    path: Path,  # the file that is read in the block
+    trouble: str,  # completes "PATH …": "cannot be read as an image"
+    remedy: str,  # what to do
+):
     "Turn every error of a block into a `ValueError` that names the file and says what to do."
-    try: yield
+    try:
+        yield
     except Exception as e:
         if is_lfs_pointer(path):
-            raise ValueError(f"{path} is a Git-LFS pointer, not the file itself: "
-                             "run git lfs install and git lfs pull in the repository it belongs to") from e
+            raise ValueError(
+                f"{path} is a Git-LFS pointer, not the file itself: "
+                "run git lfs install and git lfs pull in the repository it belongs to"
+            ) from e
         raise ValueError(f"{path} {trouble} ({type(e).__name__}: {e}); {remedy}") from e
 
 # %% ../nbs/00a_files.ipynb #cc6e2db2
-def last_change(path: Path # a file or a folder
-               ) -> float: # seconds since 1970
+def last_change(
+    path: Path,  # a file or a folder
+) -> float:  # seconds since 1970
     "When a file, or anything in a folder, was written last."
     below = path.rglob("*") if path.is_dir() else ()
     return max(p.stat().st_mtime for p in (path, *below))
 
-def remove_stale(folder: Path,
-                 pattern: str, # of the temporary names in it
-                 age: float=3600 # seconds without a byte after which the writer is taken for dead
-                ) -> None:
+
+def remove_stale(
+    folder: Path,
+    pattern: str,  # of the temporary names in it
+    age: float = 3600,  # seconds without a byte after which the writer is taken for dead
+) -> None:
     "Remove what killed processes left of earlier attempts to write a file or a folder."
     for left in folder.glob(pattern):
         try:
-            if time.time() - last_change(left) < age: continue
-            if left.is_dir(): shutil.rmtree(left)
-            else: left.unlink()
-        except FileNotFoundError: pass                                     # another process was faster
+            if time.time() - last_change(left) < age:
+                continue
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
+        except FileNotFoundError:
+            pass  # another process was faster
 
 # %% ../nbs/00a_files.ipynb #1f907785
 @contextmanager
-def writing(path: Path # final name
-           ):
+def writing(
+    path: Path,  # final name
+):
     "Open a file that gets its name when the block ends, and that is removed if the block fails."
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(path.parent, f".{path.name}.*.partial")
@@ -89,36 +105,43 @@ def writing(path: Path # final name
             f.flush()
             os.fsync(f.fileno())
         os.replace(partial, path)
-    finally: partial.unlink(missing_ok=True)
+    finally:
+        partial.unlink(missing_ok=True)
 
 # %% ../nbs/00a_files.ipynb #ea359ddc
 @contextmanager
-def download_folder(parent: Path, # where the files belong
-                    name: str # of what is downloaded
-                   ):
+def download_folder(
+    parent: Path,  # where the files belong
+    name: str,  # of what is downloaded
+):
     "An empty folder for a download, for one process at a time; it is removed, with what is left in it, at the end."
     parent.mkdir(parents=True, exist_ok=True)
     with FileLock(parent / f".{name}.lock"):
         remove_stale(parent, f".{name}.download-*")
-        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{name}.download-") as folder: yield Path(folder)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{name}.download-") as folder:
+            yield Path(folder)
 
 # %% ../nbs/00a_files.ipynb #e2ca5bb5
-def extract(archive: Path, # .tar, .tar.gz, .tgz or .zip
-            folder: Path # where to
-           ) -> None:
+def extract(
+    archive: Path,  # .tar, .tar.gz, .tgz or .zip
+    folder: Path,  # where to
+) -> None:
     "Extract an archive. Raises an error of the library or `ValueError` for a name that leads outside of the folder."
     if archive.suffix != ".zip":
-        with tarfile.open(archive) as t: t.extractall(folder, filter="data")
+        with tarfile.open(archive) as t:
+            t.extractall(folder, filter="data")
         return
     with zipfile.ZipFile(archive) as z:
         outside = [n for n in z.namelist() if not (folder / n).resolve().is_relative_to(folder.resolve())]
-        if outside: raise ValueError(f"it holds '{outside[0]}', which lies outside of {folder}")
+        if outside:
+            raise ValueError(f"it holds '{outside[0]}', which lies outside of {folder}")
         z.extractall(folder)
 
 # %% ../nbs/00a_files.ipynb #1926675d
-def unpack(archive: Path, # .tar, .tar.gz, .tgz or .zip
-           folder: Path # where to unpack; folders that are there already stay as they are
-          ) -> None:
+def unpack(
+    archive: Path,  # .tar, .tar.gz, .tgz or .zip
+    folder: Path,  # where to unpack; folders that are there already stay as they are
+) -> None:
     "Unpack an archive, whole or not at all. Raises `ValueError` if it cannot be read or leads outside of the folder."
     folder.mkdir(parents=True, exist_ok=True)
     remove_stale(folder, ".unpacking-*")
@@ -126,18 +149,22 @@ def unpack(archive: Path, # .tar, .tar.gz, .tgz or .zip
         with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as d:
             extract(archive, Path(d))
             for entry in sorted(Path(d).iterdir()):
-                try: os.replace(entry, folder / entry.name)
-                except OSError:                                            # another process was faster
-                    if not (folder / entry.name).is_dir(): raise
+                try:
+                    os.replace(entry, folder / entry.name)
+                except OSError:  # another process was faster
+                    if not (folder / entry.name).is_dir():
+                        raise
 
 # %% ../nbs/00a_files.ipynb #8d9fe393
 class PickledDtype:
     "Stands in for a NumPy dtype in a pickle. Raises `UnpicklingError` for anything but plain numbers."
-    def __init__(self, code, *_): # "u1", "i8", "f4", …
+
+    def __init__(self, code, *_):  # "u1", "i8", "f4", …
         if not isinstance(code, str) or not re.fullmatch("b1|[iu][1248]|f[248]", code):
             raise pickle.UnpicklingError(f"an array of dtype {reprlib.repr(code)} is not allowed in a data file")
         self.dtype = np.dtype(code)
-    def __setstate__(self, state): # version, byte order, None, None, None, …, as NumPy writes it
+
+    def __setstate__(self, state):  # version, byte order, None, None, None, …, as NumPy writes it
         order = state[1]
         structure = state[2:5]
         if order not in ("<", ">", "=", "|") or structure != (None, None, None):
@@ -147,19 +174,29 @@ class PickledDtype:
 # %% ../nbs/00a_files.ipynb #5cdae9ae
 class PickledArray:
     "Stands in for a NumPy array in a pickle; `array` is made of a copy of the file's bytes."
-    def __init__(self, *contents): # nothing (the state follows), or as for `fill`
+
+    def __init__(self, *contents):  # nothing (the state follows), or as for `fill`
         self.array = None
-        if contents: self.fill(*contents)
-    def fill(self, data, # bytes; from Python 2 a string
-             dtype: PickledDtype, shape, order: str="C"):
+        if contents:
+            self.fill(*contents)
+
+    def fill(
+        self,
+        data,  # bytes; from Python 2 a string
+        dtype: PickledDtype,
+        shape,
+        order: str = "C",
+    ):
         "Make the array."
         if type(dtype) is not PickledDtype:
             raise pickle.UnpicklingError("an array without a dtype of numbers is not allowed in a data file")
-        if isinstance(data, str): data = data.encode("latin1")
+        if isinstance(data, str):
+            data = data.encode("latin1")
         if not isinstance(data, bytes):
             raise pickle.UnpicklingError("an array without bytes is not allowed in a data file")
         self.array = np.frombuffer(data, dtype.dtype).reshape(shape, order=order).copy()
-    def __setstate__(self, state): # version, shape, dtype, whether in Fortran's order, data
+
+    def __setstate__(self, state):  # version, shape, dtype, whether in Fortran's order, data
         _, shape, dtype, fortran, data = state
         self.fill(data, dtype, shape, "F" if fortran else "C")
 
@@ -168,11 +205,13 @@ def empty_array(*_) -> PickledArray:
     "What NumPy's `_reconstruct` is to a pickle: an array whose state follows."
     return PickledArray()
 
+
 def latin1_bytes(text: str, _: str) -> bytes:
     "How Python 3 writes bytes in the protocols of Python 2."
     return text.encode("latin1")
 
-PICKLE_NAMES = { # what a file may name, and what it gets: old and new NumPy have two addresses for the same functions
+
+PICKLE_NAMES = {  # what a file may name, and what it gets: old and new NumPy have two addresses for the same functions
     ("numpy", "ndarray"): None,
     ("numpy", "dtype"): PickledDtype,
     ("_codecs", "encode"): latin1_bytes,
@@ -191,93 +230,118 @@ PICKLE_INSTRUCTIONS = """
     PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD""".split()
 
 # %% ../nbs/00a_files.ipynb #d1496362
-def plain_keys(instruction, # of the unpickler, one that fills a dictionary
-               keys: slice # where its keys lie on the stack
-              ):
+def plain_keys(
+    instruction,  # of the unpickler, one that fills a dictionary
+    keys: slice,  # where its keys lie on the stack
+):
     "That instruction, refusing keys that are containers."
+
     def load(self):
         if any(type(k) not in (str, bytes, int) for k in self.stack[keys]):
             raise pickle.UnpicklingError("a key that is no string or number is not allowed in a data file")
         instruction(self)
+
     return load
 
-def opcode(name: str) -> int: # the byte that stands for it in a file
+
+def opcode(name: str) -> int:  # the byte that stands for it in a file
     "Code of an instruction."
     return getattr(pickle, name)[0]
 
-def pickle_machine() -> dict: # code of an instruction: method of the unpickler
+
+def pickle_machine() -> dict:  # code of an instruction: method of the unpickler
     "The instructions that are left."
     machine = {opcode(name): pickle._Unpickler.dispatch[opcode(name)] for name in PICKLE_INSTRUCTIONS}
     places = {"SETITEM": slice(-2, -1), "SETITEMS": slice(0, None, 2), "DICT": slice(0, None, 2)}
-    for name, keys in places.items(): machine[opcode(name)] = plain_keys(machine[opcode(name)], keys)
-    machine[opcode("BYTEARRAY8")] = machine[opcode("BINBYTES8")]             # or memory is taken before a byte is read
+    for name, keys in places.items():
+        machine[opcode(name)] = plain_keys(machine[opcode(name)], keys)
+    machine[opcode("BYTEARRAY8")] = machine[opcode("BINBYTES8")]  # or memory is taken before a byte is read
     return machine
 
 # %% ../nbs/00a_files.ipynb #d69e2f97
-def contents(found # what was unpickled
-            ):
+def contents(
+    found,  # what was unpickled
+):
     "The array in a stand-in; anything else as it is."
     return found.array if type(found) is PickledArray else found
+
 
 class ArrayUnpickler(pickle._Unpickler):
     """Unpickler for numbers, strings and arrays of numbers in plain containers; anything else raises `UnpicklingError`.
     An array is what was pickled, or a value of the dictionary that was."""
+
     dispatch = pickle_machine()
+
     def find_class(self, module, name):
         if (module, name) not in PICKLE_NAMES:
             raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a data file")
         return PICKLE_NAMES[module, name]
+
     def load_build(self):
         state = self.stack.pop()
         target = self.stack[-1]
         if type(target) not in (PickledArray, PickledDtype):
             raise pickle.UnpicklingError("a state is not allowed in a data file but for arrays")
         target.__setstate__(state)
+
     dispatch[pickle.BUILD[0]] = load_build
+
     def load(self):
-        try: found = super().load()
-        except KeyError as e: raise pickle.UnpicklingError(f"instruction {e} is not allowed in a data file") from e
+        try:
+            found = super().load()
+        except KeyError as e:
+            raise pickle.UnpicklingError(f"instruction {e} is not allowed in a data file") from e
         return {k: contents(v) for k, v in found.items()} if type(found) is dict else contents(found)
 
 # %% ../nbs/00a_files.ipynb #8b5c86be
-def read_pickle(path: Path, # a dataset's batch, also one written by Python 2
-                source: str="where it came from" # where to get it again
-               ) -> dict:
+def read_pickle(
+    path: Path,  # a dataset's batch, also one written by Python 2
+    source: str = "where it came from",  # where to get it again
+) -> dict:
     "Unpickle a data file safely. Raises `ValueError` for anything but arrays, strings and numbers in containers."
     with reading(path, "is no data file, or truncated or altered", f"delete it and get it again from: {source}"):
-        with open(path, "rb") as f: return ArrayUnpickler(f, encoding="latin1").load()
+        with open(path, "rb") as f:
+            return ArrayUnpickler(f, encoding="latin1").load()
 
 # %% ../nbs/00a_files.ipynb #e65cdbd6
-def grey16(im: Image.Image # of 16 bits a pixel
-          ) -> Image.Image: # of 8
+def grey16(
+    im: Image.Image,  # of 16 bits a pixel
+) -> Image.Image:  # of 8
     "The upper eight bits of 16-bit grey (in TIFF also 12-bit). Raises `ValueError` if the range is not known."
     if im.mode == "I" and im.format not in ("PNG", "PPM"):
         raise ValueError("whole numbers of 32 bits a pixel, whose range is not known")
     tags = getattr(im, "tag_v2", {})
     bits = tags.get(ExifTags.Base.BitsPerSample, (16,))[0]
     grey = (np.asarray(im).astype(np.int64) >> (bits - 8)).astype(np.uint8)
-    if tags.get(ExifTags.Base.PhotometricInterpretation) == 0: grey = 255 - grey            # white is zero
+    if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:
+        grey = 255 - grey  # white is zero
     out = Image.fromarray(grey)
-    if "transparency" in im.info:                                                           # the value of a pixel
+    if "transparency" in im.info:  # the value of a pixel
         opaque = np.asarray(im) != im.info["transparency"]
         out.putalpha(Image.fromarray(np.uint8(255) * opaque))
     return out
 
 # %% ../nbs/00a_files.ipynb #09bc9295
-def as_rgb(im: Image.Image # as `Image.open` gives it
-          ) -> Image.Image: # mode RGB
+def as_rgb(
+    im: Image.Image,  # as `Image.open` gives it
+) -> Image.Image:  # mode RGB
     "An image of any mode as one sees it on white paper. Raises `ValueError` for pixels whose range is not known."
-    im.load()                                                                # of an animation: the first picture
+    im.load()  # of an animation: the first picture
     ImageOps.exif_transpose(im, in_place=True)
-    if im.mode == "F": raise ValueError("floating-point pixels, whose range is not known")
-    if im.mode == "I" or im.mode.startswith("I;16"): im = grey16(im)
-    if not im.has_transparency_data: return im.convert("RGB")
+    if im.mode == "F":
+        raise ValueError("floating-point pixels, whose range is not known")
+    if im.mode == "I" or im.mode.startswith("I;16"):
+        im = grey16(im)
+    if not im.has_transparency_data:
+        return im.convert("RGB")
     im = im.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", im.size, "white"), im).convert("RGB")
 
 # %% ../nbs/00a_files.ipynb #6e9ab8e7
-def read_image(path: Path, size: int # side of the square result
-              ) -> np.ndarray: # uint8 [3, size, size]
+def read_image(
+    path: Path,
+    size: int,  # side of the square result
+) -> np.ndarray:  # uint8 [3, size, size]
     "Centre-crop to a square, then resize (antialiased). Raises `ValueError` if it is no image, or of unknown range."
     remedy = "replace it by a whole picture of 8 bits a channel (or 16 bits of grey), or remove it"
     with reading(path, "cannot be read as an image", remedy), Image.open(path) as im:
@@ -287,6 +351,6 @@ def read_image(path: Path, size: int # side of the square result
 # %% ../nbs/00a_files.ipynb #2a3dd545
 def image_suffixes() -> set[str]:
     "Suffixes of the pictures that PIL reads by itself."
-    others = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}                # PIL knows them, and needs other programs
+    others = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # PIL knows them, and needs other programs
     known = Image.registered_extensions()
     return {suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in others}

@@ -19,6 +19,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -27,55 +28,81 @@ import yaml
 from IPython.display import Markdown
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
-from .claims import (NOT_TESTED, VERDICTS, judge_claim, judge_finding, load_claims, load_findings, look_up,
-                         read_metrics)
+
+from cdrl.claims import (
+    NOT_TESTED,
+    VERDICTS,
+    judge_claim,
+    judge_finding,
+    load_claims,
+    load_findings,
+    look_up,
+    read_metrics,
+)
+from .composition import sample_composed
 from .config import SPEED_ONLY
 from .datasets import load_dataset
 from .experiment import markdown_table, read_distance, repo_root
 from .model import CDRL
 from .plots import draw_samples, log_axis, square_grid
 from .schedule import Schedule
-from .composition import sample_composed
 
 # %% ../nbs/16_front.ipynb #00691087
 @dataclass
 class Reports:
     "A folder of runs, and how a link to one begins on the page that shows it."
-    folder: Path|None=None # None: reports/
-    base: str="../reports" # of links: from nbs/; ".." from the folder of a run
-    def __post_init__(self): self.folder = Path(self.folder or repo_root() / "reports")
-    def has(self, run: str, name: str="metrics.json") -> bool: return (self.folder / run / name).exists()
-    def read(self, run: str, name: str="metrics.json") -> dict|None: # None: there is no such file
+
+    folder: Path | None = None  # None: reports/
+    base: str = "../reports"  # of links: from nbs/; ".." from the folder of a run
+
+    def __post_init__(self):
+        self.folder = Path(self.folder or repo_root() / "reports")
+
+    def has(self, run: str, name: str = "metrics.json") -> bool:
+        return (self.folder / run / name).exists()
+
+    def read(self, run: str, name: str = "metrics.json") -> dict | None:  # None: there is no such file
         "A JSON or YAML file of a run."
-        if not self.has(run, name): return None
+        if not self.has(run, name):
+            return None
         text = (self.folder / run / name).read_text()
         return json.loads(text) if name.endswith(".json") else yaml.safe_load(text)
-    def runs(self, start: str="") -> list: # names
+
+    def runs(self, start: str = "") -> list:  # names
         "Finished runs whose names begin like that."
         return sorted(f.parent.name for f in self.folder.glob(f"{start}*/metrics.json"))
-    def link(self, run: str, text: str|None=None, path: str="") -> str:
+
+    def link(self, run: str, text: str | None = None, path: str = "") -> str:
         "A markdown link to a run's folder, or to a file in it."
         return f"[{text or run}]({self.base}/{run}{'/' + path if path else ''})"
 
 # %% ../nbs/16_front.ipynb #8b56a400
-def table(rows: list # of dicts: column: value
-         ) -> Markdown:
+def table(
+    rows: list,  # of dicts: column: value
+) -> Markdown:
     "Rows as a markdown table; a line of text if there are none."
     return markdown_table(rows) if rows else Markdown("*Nothing has been run yet.*")
 
-def plus_minus(mean: float|None, std: float|None, digits: int=3) -> str:
+
+def plus_minus(mean: float | None, std: float | None, digits: int = 3) -> str:
     "Mean ± standard deviation; a dash for no mean."
-    if mean is None or not np.isfinite(mean): return "–"
+    if mean is None or not np.isfinite(mean):
+        return "–"
     return f"{mean:.{digits}g}" + (f" ± {std:.2g}" if std is not None and np.isfinite(std) else "")
 
-def percent(v: float|None) -> str: return "–" if v is None else f"{v:.1%}"
+
+def percent(v: float | None) -> str:
+    return "–" if v is None else f"{v:.1%}"
 
 # %% ../nbs/16_front.ipynb #32d367f2
-def vector_words(device: str # of a manifest
-                ) -> str:
+def vector_words(
+    device: str,  # of a manifest
+) -> str:
     "Which vector instructions a processor had, by the name that a manifest gives it."
-    if "AVX512" in device: return "with AVX-512"
+    if "AVX512" in device:
+        return "with AVX-512"
     return "without AVX-512" if "AVX2" in device or "DEFAULT" in device else "AVX-512 not recorded"
+
 
 def processor(device: str) -> str:
     "The processor's name, and its vector instructions in words."
@@ -83,34 +110,40 @@ def processor(device: str) -> str:
     return f"{name}, {vector_words(device)}"
 
 # %% ../nbs/16_front.ipynb #6a2bb81b
-def same_settings(reports: Reports, run: str) -> list: # names of runs, this one first
+def same_settings(reports: Reports, run: str) -> list:  # names of runs, this one first
     "Finished trainings with the settings of a run, but perhaps another seed or other settings of speed."
+
     def of(name):
         settings = reports.read(name, "params.yaml") or {}
         return {k: v for k, v in settings.items() if k not in ("seed", *SPEED_ONLY)}
+
     others = [r for r in reports.runs() if r != run and reports.has(r, "manifest.json") and of(r) == of(run)]
     return [run] * reports.has(run) + others
 
-def times_table(reports: Reports|None=None) -> Markdown:
+
+def times_table(reports: Reports | None = None) -> Markdown:
     "Minutes of the first commands, on the processors where they were timed."
     reports = reports or Reports()
     row = lambda step, minutes, device: {"step": step, "minutes": f"{minutes:.0f}", "two cores of": processor(device)}
     setup, rows = reports.read("setup"), []
-    if setup: rows.append(row("install", setup["install_minutes"], setup["device"]))
+    if setup:
+        rows.append(row("install", setup["install_minutes"], setup["device"]))
     for run in same_settings(reports, "digits"):
         made = reports.read(run, "manifest.json")
         rows.append(row("train", made["wall_seconds"] / 60, made["device"]))
-    if setup: rows.append(row("test", setup["test_minutes"], setup["device"]))
+    if setup:
+        rows.append(row("test", setup["test_minutes"], setup["device"]))
     return table(rows)
 
 # %% ../nbs/16_front.ipynb #5b780935
-def page_of(reports: Reports, run: str) -> str: # the executed notebook's name, or nothing
+def page_of(reports: Reports, run: str) -> str:  # the executed notebook's name, or nothing
     "The executed notebook of a run."
     made = reports.read(run, "manifest.json") or {}
     name = f"{made.get('notebook')}.ipynb"
     return name if reports.has(run, name) else ""
 
-def findings_table(reports: Reports|None=None) -> Markdown:
+
+def findings_table(reports: Reports | None = None) -> Markdown:
     "Finding, figures, and where they come from."
     reports, rows = reports or Reports(), []
     metrics = read_metrics(reports.folder)
@@ -122,67 +155,101 @@ def findings_table(reports: Reports|None=None) -> Markdown:
     return table(rows)
 
 # %% ../nbs/16_front.ipynb #863cb09f
-def judge_all(reports: Reports|None=None) -> list: # rows of `judge_claim`
+def judge_all(reports: Reports | None = None) -> list:  # rows of `judge_claim`
     "Every claim, judged by the runs of a folder."
     metrics = read_metrics((reports or Reports()).folder)
     return [judge_claim(c, metrics) for c in load_claims()]
 
-def count_verdicts(rows: list # of `judge_all`
-                  ) -> dict: # verdict: number
+
+def count_verdicts(
+    rows: list,  # of `judge_all`
+) -> dict:  # verdict: number
     "How often each verdict was given."
     return {v: sum(r["verdict"] == v for r in rows) for v in [*VERDICTS.values(), NOT_TESTED]}
 
-def verdict_counts(reports: Reports|None=None) -> Markdown:
+
+def verdict_counts(reports: Reports | None = None) -> Markdown:
     "The number of claims with each verdict, as a table."
     return table([{"claims": "number", **count_verdicts(judge_all(reports))}])
 
 # %% ../nbs/16_front.ipynb #8330a3c1
-ZOO = ("digits", "digits-conditional", "digits-drl", "color_digits", "fashion_mnist", "fashion_mnist-conditional",
-       "emoji", "checkerboard")
+ZOO = (
+    "digits",
+    "digits-conditional",
+    "digits-drl",
+    "color_digits",
+    "fashion_mnist",
+    "fashion_mnist-conditional",
+    "emoji",
+    "checkerboard",
+)
 SCORES = {"fd_classifier": "FD-classifier", "histogram_kl": "histogram KL", "fd_lite0": "FD-lite0"}
 
-def score_of(metrics: dict # of a training
-            ) -> tuple: # label, of the samples, of real test data
+
+def score_of(
+    metrics: dict,  # of a training
+) -> tuple:  # label, of the samples, of real test data
     "The first of `SCORES` that a training has. Null in a file stands for an infinite distance."
     key = next(k for k in SCORES if k in metrics)
     real = metrics.get("real_test") or metrics["exact_samples"]
     return SCORES[key], read_distance(metrics[key]), real[key]
 
-def zoo_table(reports: Reports|None=None) -> Markdown:
+
+def zoo_table(reports: Reports | None = None) -> Markdown:
     "Models that can be loaded: one score beside that of real test data, and minutes of training."
     reports, rows = reports or Reports(), []
     for run in ZOO:
-        if not reports.has(run) or not reports.has(run, "model/model.safetensors"): continue
+        if not reports.has(run) or not reports.has(run, "model/model.safetensors"):
+            continue
         m = reports.read(run)
         label, ours, real = score_of(m)
-        rows.append({"model": reports.link(run), "score": label, "samples": f"{ours:.3g}",
-                     "real test data": f"{real:.3g}", "minutes": f"{m['train_minutes']:.0f}"})
+        rows.append(
+            {
+                "model": reports.link(run),
+                "score": label,
+                "samples": f"{ours:.3g}",
+                "real test data": f"{real:.3g}",
+                "minutes": f"{m['train_minutes']:.0f}",
+            }
+        )
     return table(rows)
 
 # %% ../nbs/16_front.ipynb #2b30e7c5
-SHOWN_RUN = {"train": "digits", "ablation": "ablation-few_levels-digits", "baselines": "baselines-digits",
-             "guidance": "guidance-fashion_mnist", "classifier": "classifier-digits"}
-LAB = "13" # the number at which the method ends and the lab begins
+SHOWN_RUN = {
+    "train": "digits",
+    "ablation": "ablation-few_levels-digits",
+    "baselines": "baselines-digits",
+    "guidance": "guidance-fashion_mnist",
+    "classifier": "classifier-digits",
+}
+LAB = "13"  # the number at which the method ends and the lab begins
 
-def executed_copy(reports: Reports, notebook: str # an experiment's name
-                 ) -> str: # link
+
+def executed_copy(
+    reports: Reports,
+    notebook: str,  # an experiment's name
+) -> str:  # link
     "The executed copy of an experiment; where there is none yet, the experiment."
     runs = [f.parent.name for f in sorted(reports.folder.glob(f"*/{notebook}.ipynb"))]
     run = SHOWN_RUN.get(notebook) if SHOWN_RUN.get(notebook) in runs else next(iter(runs), None)
     return reports.link(run, notebook, f"{notebook}.ipynb") if run else f"[{notebook}]({notebook}.ipynb)"
 
-def notebook_map(reports: Reports|None=None) -> Markdown:
+
+def notebook_map(reports: Reports | None = None) -> Markdown:
     "Links to all notebooks but the front page, in three rows."
     reports = reports or Reports()
     names = sorted(f.stem for f in (repo_root() / "nbs").glob("*.ipynb") if f.stem != "index")
     library = [n for n in names if n[0].isdigit()]
     place = lambda n: f"[{n}]({n}.ipynb)"
-    rows = {"the method": [place(n) for n in library if n < LAB], "the lab": [place(n) for n in library if n >= LAB],
-            "experiments": [executed_copy(reports, n) for n in names if n not in library]}
+    rows = {
+        "the method": [place(n) for n in library if n < LAB],
+        "the lab": [place(n) for n in library if n >= LAB],
+        "experiments": [executed_copy(reports, n) for n in names if n not in library],
+    }
     return table([{"part": part, "notebooks": ", ".join(links)} for part, links in rows.items()])
 
 # %% ../nbs/16_front.ipynb #a8041bea
-def noised_row(n_levels: int=6, seed: int=0) -> torch.Tensor: # [n_levels + 1, 1, 8, 8]
+def noised_row(n_levels: int = 6, seed: int = 0) -> torch.Tensor:  # [n_levels + 1, 1, 8, 8]
     "A digit with the noise of every level, the noisiest first. One noise for all levels."
     x0 = load_dataset("digits", "train").batch(torch.tensor([4]))[0]
     schedule, noise = Schedule(n_levels), torch.randn(x0.shape, generator=torch.Generator().manual_seed(seed))
@@ -192,15 +259,35 @@ def noised_row(n_levels: int=6, seed: int=0) -> torch.Tensor: # [n_levels + 1, 1
 # %% ../nbs/16_front.ipynb #6a63abcd
 def box(ax, x: float, text: str, colour: str) -> None:
     "A box with text, centred at (x, 0)."
-    ax.text(x, 0, text, ha="center", va="center", fontsize=9, linespacing=1.5,
-            bbox=dict(boxstyle="round,pad=0.55", facecolor=colour, edgecolor="0.4"))
+    ax.text(
+        x,
+        0,
+        text,
+        ha="center",
+        va="center",
+        fontsize=9,
+        linespacing=1.5,
+        bbox=dict(boxstyle="round,pad=0.55", facecolor=colour, edgecolor="0.4"),
+    )
 
-def arrow(ax, start: tuple, end: tuple, colour: str="0.25", bend: float=0.0, style: str="-|>") -> None:
+
+def arrow(ax, start: tuple, end: tuple, colour: str = "0.25", bend: float = 0.0, style: str = "-|>") -> None:
     "An arrow between two points."
-    ax.add_patch(FancyArrowPatch(start, end, arrowstyle=style, mutation_scale=13, color=colour,
-                                 connectionstyle=f"arc3,rad={bend}", shrinkA=0, shrinkB=0))
+    ax.add_patch(
+        FancyArrowPatch(
+            start,
+            end,
+            arrowstyle=style,
+            mutation_scale=13,
+            color=colour,
+            connectionstyle=f"arc3,rad={bend}",
+            shrinkA=0,
+            shrinkB=0,
+        )
+    )
 
-def word(ax, x: float, y: float, text: str, colour: str="0.25") -> None:
+
+def word(ax, x: float, y: float, text: str, colour: str = "0.25") -> None:
     "A few words, centred at (x, y)."
     ax.text(x, y, text, ha="center", va="center", fontsize=8.5, color=colour)
 
@@ -210,9 +297,11 @@ def draw_ladder(ax, n_levels: int) -> None:
     for i, image in enumerate(noised_row(n_levels)):
         ax.imshow(image[0], cmap="gray", extent=(1.3 * i, 1.3 * i + 1, 0, 1), vmin=-1.7, vmax=1.7)
         ax.text(1.3 * i + 0.5, 1.12, f"$x_{n_levels - i}$", ha="center", fontsize=10)
-        if i < n_levels: arrow(ax, (1.3 * i + 1.02, 0.5), (1.3 * i + 1.28, 0.5))
+        if i < n_levels:
+            arrow(ax, (1.3 * i + 1.02, 0.5), (1.3 * i + 1.28, 0.5))
     ax.set(xlim=(-0.1, 1.3 * n_levels + 1.1), ylim=(-0.05, 1.35))
     ax.axis("off")
+
 
 def draw_level(ax) -> None:
     "Guess, refine, learn: what is done at one level."
@@ -231,7 +320,8 @@ def draw_level(ax) -> None:
     ax.set(xlim=(0, 9), ylim=(-1, 0.75))
     ax.axis("off")
 
-def method_figure(n_levels: int=6) -> Figure:
+
+def method_figure(n_levels: int = 6) -> Figure:
     "The ladder of noise levels, and what is done at one of them."
     fig, axs = plt.subplots(2, 1, figsize=(9, 3.3), height_ratios=(1, 1.7))
     draw_ladder(axs[0], n_levels)
@@ -240,85 +330,117 @@ def method_figure(n_levels: int=6) -> Figure:
     return fig
 
 # %% ../nbs/16_front.ipynb #96135359
-def learned_density(model: CDRL, reach: float=1.3, side: int=161) -> torch.Tensor: # [side, side]
+def learned_density(model: CDRL, reach: float = 1.3, side: int = 161) -> torch.Tensor:  # [side, side]
     "exp(F) of a model of points at the lowest noise level, normalised on a square grid."
     grid = square_grid(reach, side)
     F = torch.cat([model.log_density(part, level=0) for part in grid.split(8192)])
     return F.double().softmax(0).reshape(side, side)
 
-def composed_digits(model: CDRL, n_ink: int=5, weight: float=2.0, seed: int=0) -> torch.Tensor: # [10 n_ink, 3, 8, 8]
+
+def composed_digits(
+    model: CDRL, n_ink: int = 5, weight: float = 2.0, seed: int = 0
+) -> torch.Tensor:  # [10 n_ink, 3, 8, 8]
     "Every digit in every ink, composed from two labels that were learnt apart."
     digit, ink = torch.arange(10).repeat(n_ink), torch.arange(n_ink).repeat_interleave(10)
     return sample_composed(model, 10 * n_ink, [digit, 10 + ink], [weight] * 2, seed=seed)
 
-def emoji_rows(model: CDRL, labels: tuple=(0, 1, 8), n: int=8, guidance: float=1.5,
-               seed: int=0) -> torch.Tensor: # [n len(labels), 3, 32, 32]
+
+def emoji_rows(
+    model: CDRL, labels: tuple = (0, 1, 8), n: int = 8, guidance: float = 1.5, seed: int = 0
+) -> torch.Tensor:  # [n len(labels), 3, 32, 32]
     "A row of samples for each label: smileys, people, flags."
     return model.sample(n * len(labels), label=torch.tensor(labels).repeat_interleave(n), guidance=guidance, seed=seed)
 
 # %% ../nbs/16_front.ipynb #511ced81
 FRONT_RUNS = ("checkerboard", "emoji", "color_digits")
 
-def front_panels(reports: Reports|None=None
-                ) -> dict|None: # run: density [161, 161], or samples; None: a model is missing
+
+def front_panels(
+    reports: Reports | None = None,
+) -> dict | None:  # run: density [161, 161], or samples; None: a model is missing
     "What the picture of the front page shows. Sampling takes some seconds on an idle machine."
     reports = reports or Reports()
-    if not all(reports.has(run, "model/config.json") for run in FRONT_RUNS): return None
+    if not all(reports.has(run, "model/config.json") for run in FRONT_RUNS):
+        return None
     board, emoji, digits = (CDRL.from_pretrained(reports.folder / run / "model") for run in FRONT_RUNS)
     return dict(checkerboard=learned_density(board), emoji=emoji_rows(emoji), color_digits=composed_digits(digits))
 
-def front_figure(panels: dict # from `front_panels`
-                ) -> Figure:
+
+def front_figure(
+    panels: dict,  # from `front_panels`
+) -> Figure:
     "A learned density, samples of emoji, and composed digits, side by side."
     fig, axs = plt.subplots(1, 3, figsize=(10.6, 2.3), width_ratios=(1, 2.6, 2))
-    axs[0].imshow(panels["checkerboard"], origin="lower", cmap="magma"); axs[0].axis("off")
-    draw_samples(axs[1], panels["emoji"], ncol=8); draw_samples(axs[2], panels["color_digits"], ncol=10)
+    axs[0].imshow(panels["checkerboard"], origin="lower", cmap="magma")
+    axs[0].axis("off")
+    draw_samples(axs[1], panels["emoji"], ncol=8)
+    draw_samples(axs[2], panels["color_digits"], ncol=10)
     titles = ("exp F of a checkerboard", "smileys, people, flags", "a digit and an ink, learnt apart")
-    for ax, title in zip(axs, titles): ax.set_title(title, fontsize=9)
+    for ax, title in zip(axs, titles):
+        ax.set_title(title, fontsize=9)
     fig.tight_layout(pad=0.3)
     return fig
 
 # %% ../nbs/16_front.ipynb #e00181cc
-def claims_table(rows: list, # of `judge_all`
-                 topic: str|None=None, # None: all
-                 reports: Reports|None=None) -> Markdown:
+def claims_table(
+    rows: list,  # of `judge_all`
+    topic: str | None = None,  # None: all
+    reports: Reports | None = None,
+) -> Markdown:
     "Claims of a topic with verdict, figures and rule. What was not tested is left out."
     reports = reports or Reports()
     chosen = [r for r in rows if topic in (None, r["topic"]) and r["verdict"] != NOT_TESTED]
     columns = ("claim", "verdict", "here", "paper", "rule")
-    return table([{**{k: r[k] for k in columns}, "runs": ", ".join(reports.link(run) for run in r["runs"])}
-                  for r in chosen])
+    return table(
+        [{**{k: r[k] for k in columns}, "runs": ", ".join(reports.link(run) for run in r["runs"])} for r in chosen]
+    )
 
-def not_tested_table(rows: list # of `judge_all`
-                    ) -> Markdown:
+
+def not_tested_table(
+    rows: list,  # of `judge_all`
+) -> Markdown:
     "The claims that could not be judged, and why."
     return table([{k: r[k] for k in ("topic", "claim", "paper", "why")} for r in rows if r["verdict"] == NOT_TESTED])
 
 # %% ../nbs/16_front.ipynb #43b1414e
-def outcome_words(row: dict, key: str="value", std: str="std" # of a study's results
-                 ) -> str:
+def outcome_words(
+    row: dict,
+    key: str = "value",
+    std: str = "std",  # of a study's results
+) -> str:
     "Distance of an arm at a budget; what diverged has none."
     return "diverged" if row["diverged"] else plus_minus(row[key], row[std])
+
 
 def rate_words(taken: float, fell: bool, at_an_edge: bool) -> str:
     "The factor on the preset's learning rates. ▼: fell from a higher one that diverged; *: at an edge of the search."
     return f"{taken:.3g}" + " ▼" * fell + " \\*" * at_an_edge
 
-def ablation_rows(report: dict # metrics of a study
-                 ) -> list: # of dicts
+
+def ablation_rows(
+    report: dict,  # metrics of a study
+) -> list:  # of dicts
     "The arms of one study."
     by = {(r["arm"], r["budget"]): r for r in report["results"]}
     rates = {r["arm"]: rate_words(r["taken"], bool(r["diverged_later"]), r["at_an_edge"]) for r in report["search"]}
     rows = []
     for arm in dict.fromkeys(arm for arm, _ in by):
         timely, equal = by[arm, "equal minutes"], by[arm, "equal iterations"]
-        rows.append({"arm": arm, "rates": rates[arm], "equal minutes": outcome_words(timely),
-                     "minutes": f"{timely['minutes']:.1f}", "iterations": timely["steps"],
-                     "equal iterations": outcome_words(equal),
-                     "equal minutes, without chains": outcome_words(timely, "alone", "alone_std")})
+        rows.append(
+            {
+                "arm": arm,
+                "rates": rates[arm],
+                "equal minutes": outcome_words(timely),
+                "minutes": f"{timely['minutes']:.1f}",
+                "iterations": timely["steps"],
+                "equal iterations": outcome_words(equal),
+                "equal minutes, without chains": outcome_words(timely, "alone", "alone_std"),
+            }
+        )
     return rows
 
-def ablation_table(reports: Reports|None=None) -> Markdown:
+
+def ablation_table(reports: Reports | None = None) -> Markdown:
     "Every arm of every ablation."
     reports, rows = reports or Reports(), []
     for run in reports.runs("ablation-"):
@@ -328,59 +450,77 @@ def ablation_table(reports: Reports|None=None) -> Markdown:
     return table(rows)
 
 # %% ../nbs/16_front.ipynb #c0447966
-def ablation_points(reports: Reports|None=None) -> list: # of dicts: study, dataset, iterations, arm, ratio, std
+def ablation_points(reports: Reports | None = None) -> list:  # of dicts: study, dataset, iterations, arm, ratio, std
     "Each arm's distance at equal minutes, relative to the first arm's."
     reports, points = reports or Reports(), []
     for m in read_metrics(reports.folder).values():
         for r in m["results"] if "study" in m else []:
-            if r["budget"] != "equal minutes" or r["ratio"] is None or r["arm"] == m["first"]: continue
+            if r["budget"] != "equal minutes" or r["ratio"] is None or r["arm"] == m["first"]:
+                continue
             spread = (r["std"] or 0) / r["value"] * r["ratio"]
-            points.append(dict(study=m["study"], dataset=m["dataset"], iterations=m["iterations"], arm=r["arm"],
-                               ratio=r["ratio"], std=spread))
+            points.append(
+                dict(
+                    study=m["study"],
+                    dataset=m["dataset"],
+                    iterations=m["iterations"],
+                    arm=r["arm"],
+                    ratio=r["ratio"],
+                    std=spread,
+                )
+            )
     return points
 
-def preset_spread(reports: Reports|None=None) -> dict: # (dataset, iterations): share of the mean
+
+def preset_spread(reports: Reports | None = None) -> dict:  # (dataset, iterations): share of the mean
     "The standard deviation over seeds of the first arm, at equal minutes."
     spread = {}
     for m in read_metrics((reports or Reports()).folder).values():
-        if "study" not in m: continue
+        if "study" not in m:
+            continue
         own = look_up(m, ["results", dict(budget="equal minutes", arm=m["first"])])
-        if own and own["std"]: spread[m["dataset"], m["iterations"]] = own["std"] / own["value"]
+        if own and own["std"]:
+            spread[m["dataset"], m["iterations"]] = own["std"] / own["value"]
     return spread
 
-def arms_figure(reports: Reports|None=None) -> Figure|None: # None: no ablation has been run
+
+def arms_figure(reports: Reports | None = None) -> Figure | None:  # None: no ablation has been run
     "The arms of the ablations at a glance."
     g = pd.DataFrame(ablation_points(reports))
-    if not len(g): return None
+    if not len(g):
+        return None
     own, y = preset_spread(reports), np.arange(len(g))
     band = np.array([own.get(key, 0.0) for key in zip(g.dataset, g.iterations)])
     fig, ax = plt.subplots(figsize=(6.5, 0.8 + 0.2 * len(g)))
     ax.barh(y, 2 * band, left=1 - band, height=1, color="0.93", zorder=-1)
     ax.errorbar(g.ratio, y, xerr=g["std"], fmt="none", color="0.8", zorder=0)
     ax.scatter(g.ratio, y, c=["C3" if r > 1 else "C2" for r in g.ratio])
-    ax.axvline(1, color="k", lw=0.8); log_axis(ax.xaxis)
+    ax.axvline(1, color="k", lw=0.8)
+    log_axis(ax.xaxis)
     ax.set(yticks=y, ylim=(len(g) - 0.4, -0.6), xlabel="distance relative to the preset's mean (left is better)")
     ax.set_yticklabels(g.study + " (" + g.dataset + "): " + g["arm"], fontsize=7)
     return fig
 
 # %% ../nbs/16_front.ipynb #e0136597
-def baseline_rows(report: dict # metrics of a comparison with other models
-                 ) -> list: # of dicts
+def baseline_rows(
+    report: dict,  # metrics of a comparison with other models
+) -> list:  # of dicts
     "The arms of one comparison, and other ways to sample from the same weights."
     rows = []
     for r in report["results"]:
         found = "diverged" if r["diverged"] else "infinite" if r["value"] is None else plus_minus(r["value"], r["std"])
         steps = None if r["steps"] is None else f"{r['steps']:,.0f}"
         rate = rate_words(r["factor"], r["factor"] < r["found"], r["at_an_edge"])
-        rows.append({"arm": r["arm"], "distance": found, "evaluations": r["evaluations"], "iterations": steps,
-                     "rates": rate})
+        rows.append(
+            {"arm": r["arm"], "distance": found, "evaluations": r["evaluations"], "iterations": steps, "rates": rate}
+        )
     for r in report["otherwise"]:
         found = "infinite" if r["mean"] is None else plus_minus(r["mean"], r["std"])
         name = f"{r['arm']}, {r['way']}"
         rows.append({"arm": name, "distance": found, "evaluations": r["evaluations"], "iterations": None, "rates": ""})
     return rows
 
-def baseline_table(reports: Reports|None=None) -> Markdown:
+
+def baseline_table(reports: Reports | None = None) -> Markdown:
     "CDRL beside DRL, a diffusion model and two libraries, in equal minutes."
     reports, rows = reports or Reports(), []
     for run in reports.runs("baselines-"):
@@ -391,82 +531,125 @@ def baseline_table(reports: Reports|None=None) -> Markdown:
     return table(rows)
 
 # %% ../nbs/16_front.ipynb #522e3521
-def guidance_table(reports: Reports|None=None) -> Markdown:
+def guidance_table(reports: Reports | None = None) -> Markdown:
     "Class accuracy and distance without guidance, and at the weight with the best class accuracy."
     reports, rows = reports or Reports(), []
     for run in reports.runs("guidance-"):
         m = reports.read(run)
         for w in dict.fromkeys((0.0, m["verdicts"]["both"]["best_accuracy_w"])):
             r = look_up(m, ["results", dict(way="both", w=w)])
-            rows.append({"set": reports.link(run, m["dataset"], page_of(reports, run)), "w": f"{w:g}",
-                         "class accuracy": percent(r["class_accuracy_mean"]),
-                         "the classifier's, of real images": percent(m["judge_accuracy"]),
-                         "FD-classifier": f"{r['fd_mean']:.3g}", "samples": m["n_samples"]})
+            rows.append(
+                {
+                    "set": reports.link(run, m["dataset"], page_of(reports, run)),
+                    "w": f"{w:g}",
+                    "class accuracy": percent(r["class_accuracy_mean"]),
+                    "the classifier's, of real images": percent(m["judge_accuracy"]),
+                    "FD-classifier": f"{r['fd_mean']:.3g}",
+                    "samples": m["n_samples"],
+                }
+            )
     return table(rows)
 
-def guided_alone_table(reports: Reports|None=None) -> Markdown:
+
+def guided_alone_table(reports: Reports | None = None) -> Markdown:
     "How much of the gain is there if only one network is guided."
     reports, rows = reports or Reports(), []
     part = lambda v: "no gain to share" if v is None else f"{v:.0%}"
     for run in reports.runs("guidance-"):
         m = reports.read(run)
         for way, v in (m.get("gain_alone") or {}).items():
-            rows.append({"set": m["dataset"], "guided alone": way, "part of the gain in distance": part(v["distance"]),
-                         "in class accuracy": part(v["accuracy"])})
+            rows.append(
+                {
+                    "set": m["dataset"],
+                    "guided alone": way,
+                    "part of the gain in distance": part(v["distance"]),
+                    "in class accuracy": part(v["accuracy"]),
+                }
+            )
     return table(rows)
 
 # %% ../nbs/16_front.ipynb #bf210ab9
-def composition_table(reports: Reports|None=None) -> Markdown:
+def composition_table(reports: Reports | None = None) -> Markdown:
     "Share of samples that have the digit, the ink and the background that were asked for."
     m = (reports or Reports()).read("composition")
     rows = {}
     for r in m["results"] if m else []:
-        row = rows.setdefault(r["way"], {"way": r["way"], "combinations that were seen, %": None,
-                                         "never seen together, %": None})
+        row = rows.setdefault(
+            r["way"], {"way": r["way"], "combinations that were seen, %": None, "never seen together, %": None}
+        )
         column = "combinations that were seen, %" if r["combinations"] == "seen" else "never seen together, %"
         row[column] = plus_minus(100 * r["all_mean"], 100 * r["all_std"])
     return table(list(rows.values()))
 
-def or_table(reports: Reports|None=None) -> Markdown:
+
+def or_table(reports: Reports | None = None) -> Markdown:
     "One digit or another: how often it is one of the two, and how evenly."
     m, rows = (reports or Reports()).read("composition"), []
     largest = max((r["weight"] for r in m["or_"]), default=None) if m else None
     for r in m["or_"] if m else []:
-        if r["weight"] != largest: continue
+        if r["weight"] != largest:
+            continue
         rarer = min(r["first_mean"], r["second_mean"]) / r["one_of_the_two_mean"]
-        rows.append({"digits": r["pair"], "one of the two": percent(r["one_of_the_two_mean"]),
-                     "one digit alone": percent(r["alone_mean"]), "share of the rarer": f"{rarer:.0%}"})
+        rows.append(
+            {
+                "digits": r["pair"],
+                "one of the two": percent(r["one_of_the_two_mean"]),
+                "one digit alone": percent(r["alone_mean"]),
+                "share of the rarer": f"{rarer:.0%}",
+            }
+        )
     return table(rows)
 
-def not_table(reports: Reports|None=None) -> Markdown:
+
+def not_table(reports: Reports | None = None) -> Markdown:
     "A digit, and not an ink."
     m = (reports or Reports()).read("composition")
-    return table([{"asked for": r["way"], "the ink is absent": percent(r["ink_absent_mean"]),
-                   "the digit is there": percent(r["digit_present_mean"])} for r in (m["not_"] if m else [])])
+    return table(
+        [
+            {
+                "asked for": r["way"],
+                "the ink is absent": percent(r["ink_absent_mean"]),
+                "the digit is there": percent(r["digit_present_mean"]),
+            }
+            for r in (m["not_"] if m else [])
+        ]
+    )
 
 # %% ../nbs/16_front.ipynb #643e84f8
-INPAINTING_WAYS = ("CDRL", "initializer alone", "nearest neighbour", "CDRL, most typical",
-                   "initializer alone, most typical", "neighbours, most typical", "known pixels")
+INPAINTING_WAYS = (
+    "CDRL",
+    "initializer alone",
+    "nearest neighbour",
+    "CDRL, most typical",
+    "initializer alone, most typical",
+    "neighbours, most typical",
+    "known pixels",
+)
 
-def inpainting_table(reports: Reports|None=None, masks: tuple=("half", "box")) -> Markdown:
+
+def inpainting_table(reports: Reports | None = None, masks: tuple = ("half", "box")) -> Markdown:
     "Error of the missing pixels and class accuracy of one completion, and of the most typical of several."
     m, rows = (reports or Reports()).read("inpainting-digits"), []
     for mask in masks if m else ():
         for way in INPAINTING_WAYS:
             r = look_up(m, ["results", dict(mask=mask, way=way)])
-            if r is None: continue
+            if r is None:
+                continue
             error = None if r.get("error") is None else f"{r['error']:.3f}"
             rows.append({"mask": mask, "way": way, "error": error, "class accuracy": percent(r["class_accuracy"])})
     return table(rows)
+
 
 DETECTORS = {
     "nearest neighbours": dict(model="baseline", score="nearest neighbours"),
     "the paper's score": dict(model="CDRL", score="log-density, t = 0 (the paper's)"),
     "all levels": dict(model="CDRL", score="combined"),
     "denoising errors": dict(model="CDRL", score="denoising, combined"),
-    "DRL, the paper's score": dict(model="DRL", score="log-density, t = 0 (the paper's)")}
+    "DRL, the paper's score": dict(model="DRL", score="log-density, t = 0 (the paper's)"),
+}
 
-def detection_table(reports: Reports|None=None) -> Markdown:
+
+def detection_table(reports: Reports | None = None) -> Markdown:
     "AUROC of several scores, for every set that does not belong."
     m, rows = (reports or Reports()).read("ood"), []
     pairs = dict.fromkeys((r["dataset"], r["outside"]) for r in m["main"]) if m else {}
@@ -479,34 +662,51 @@ def detection_table(reports: Reports|None=None) -> Markdown:
     return table(rows)
 
 # %% ../nbs/16_front.ipynb #179ef1a7
-def speed_table(reports: Reports|None=None) -> Markdown:
+def speed_table(reports: Reports | None = None) -> Markdown:
     "Milliseconds of a plain reading of the algorithm and of this package, on two cores."
     m, rows = (reports or Reports()).read("benchmark"), []
     timed = {(s["preset"], s["what"], s["precision"]): s for s in m["speed"]} if m else {}
     for preset, what in dict.fromkeys(k[:2] for k in timed):
         full, half = timed[preset, what, "fp32"], timed[preset, what, "bf16"]
-        rows.append({"networks": preset, "what": what, "plain, ms": full["plain_ms"], "fp32, ms": full["ms"],
-                     "times faster": full["ratio"], "bf16, ms": half["ms"], "times faster ": half["ratio"]})
+        rows.append(
+            {
+                "networks": preset,
+                "what": what,
+                "plain, ms": full["plain_ms"],
+                "fp32, ms": full["ms"],
+                "times faster": full["ratio"],
+                "bf16, ms": half["ms"],
+                "times faster ": half["ratio"],
+            }
+        )
     return table(rows)
 
-def quality_table(reports: Reports|None=None) -> Markdown:
+
+def quality_table(reports: Reports | None = None) -> Markdown:
     "Minutes of training until samples are as close to the training data as real test images are."
     reports, rows = reports or Reports(), []
     for run in ("time-to-quality-digits", "quality-digits"):
         m = reports.read(run)
         for s in m["summary"] if m else []:
             in_all = np.mean([a["total_minutes"] for a in m["arms"] if a["precision"] == s["precision"]])
-            rows.append({"run": reports.link(run, path=page_of(reports, run)), "precision": s["precision"],
-                         "target": f"{SCORES[m['metric']]} {m['target']:.3g}",
-                         "reached by": f"{s['reached']} of {s['trained']}",
-                         "minutes to target": plus_minus(s["minutes"], s.get("minutes_std")) if s["reached"] else None,
-                         "minutes in all": f"{in_all:.1f}", "at the end": plus_minus(s["final"], s["final_std"])})
+            rows.append(
+                {
+                    "run": reports.link(run, path=page_of(reports, run)),
+                    "precision": s["precision"],
+                    "target": f"{SCORES[m['metric']]} {m['target']:.3g}",
+                    "reached by": f"{s['reached']} of {s['trained']}",
+                    "minutes to target": plus_minus(s["minutes"], s.get("minutes_std")) if s["reached"] else None,
+                    "minutes in all": f"{in_all:.1f}",
+                    "at the end": plus_minus(s["final"], s["final_std"]),
+                }
+            )
     return table(rows)
 
 # %% ../nbs/16_front.ipynb #f99045e4
 GPU_KINDS = [f"{k}{more}" for more in ("", ", recorded") for k in ("fp32", "tf32", "bf16")]
 
-def gpu_table(reports: Reports|None=None) -> Markdown:
+
+def gpu_table(reports: Reports | None = None) -> Markdown:
     "The same on one H100: milliseconds by precision, plain and with the chains' gradients recorded as CUDA graphs."
     m, rows = (reports or Reports()).read("benchmark-h100"), []
     timed = {(s["preset"], s["what"], s["precision"]): s for s in m["speed"]} if m else {}
@@ -519,59 +719,90 @@ def gpu_table(reports: Reports|None=None) -> Markdown:
         rows.append(row)
     return table(rows)
 
-def gpu_training_table(reports: Reports|None=None) -> Markdown:
+
+def gpu_training_table(reports: Reports | None = None) -> Markdown:
     "Fashion-MNIST on the H100 and on two cores: distance after as many iterations, and at the end."
     reports, rows = reports or Reports(), []
-    runs = {"CDRL, H100": "fashion_mnist-h100", "DRL, H100": "fashion_mnist-h100-drl",
-            "CDRL, two cores": "fashion_mnist"}
+    runs = {
+        "CDRL, H100": "fashion_mnist-h100",
+        "DRL, H100": "fashion_mnist-h100-drl",
+        "CDRL, two cores": "fashion_mnist",
+    }
     names = [name for name, run in runs.items() if reports.has(run, "quality.csv")]
     curves = {k: pd.read_csv(reports.folder / runs[k] / "quality.csv").set_index("step") for k in names}
     shared = min((q.index[-1] for q in curves.values()), default=0)
     for name, q in curves.items():
         for step in dict.fromkeys((shared, q.index[-1])):
-            if step not in q.index: continue
-            rows.append({"training": reports.link(runs[name], name), "iterations": f"{step:,}",
-                         "seconds": f"{q.seconds[step]:,.0f}", "FD-classifier": f"{q.fd_classifier[step]:.0f}"})
+            if step not in q.index:
+                continue
+            rows.append(
+                {
+                    "training": reports.link(runs[name], name),
+                    "iterations": f"{step:,}",
+                    "seconds": f"{q.seconds[step]:,.0f}",
+                    "FD-classifier": f"{q.fd_classifier[step]:.0f}",
+                }
+            )
     return table(rows)
 
 # %% ../nbs/16_front.ipynb #d4785778
-def cost_table(reports: Reports|None=None) -> Markdown:
+def cost_table(reports: Reports | None = None) -> Markdown:
     "Counted operations of every preset, and hours that are projected from them."
     m, rows = (reports or Reports()).read("cost"), []
     for r in m["counted"] if m else []:
         hours = {gpus: h for gpus, h in m["projected_hours"][r["preset"]].items() if "A100" in gpus or "H100" in gpus}
-        rows.append({"preset": r["preset"], "parameters, M": (r["ebm_parameters"] + r["init_parameters"]) / 1e6,
-                     "training step, GFLOP/image": r["step_flops"] / 1e9, "sample, GFLOP": r["sample_flops"] / 1e9,
-                     "evaluations a sample": r["evaluations"], "whole run, PFLOP": r["run_flops"] / 1e15,
-                     **{f"projected hours, {gpus}": h if h > 0.1 else None for gpus, h in hours.items()}})
+        rows.append(
+            {
+                "preset": r["preset"],
+                "parameters, M": (r["ebm_parameters"] + r["init_parameters"]) / 1e6,
+                "training step, GFLOP/image": r["step_flops"] / 1e9,
+                "sample, GFLOP": r["sample_flops"] / 1e9,
+                "evaluations a sample": r["evaluations"],
+                "whole run, PFLOP": r["run_flops"] / 1e15,
+                **{f"projected hours, {gpus}": h if h > 0.1 else None for gpus, h in hours.items()},
+            }
+        )
     return table(rows)
 
-def paper_run_table(reports: Reports|None=None) -> Markdown:
+
+def paper_run_table(reports: Reports | None = None) -> Markdown:
     "What one H100 was seen to do with the paper's CIFAR-10 networks, and what the paper's run would take on eight."
     reports = reports or Reports()
     m, cost, settings = reports.read("benchmark-h100"), reports.read("cost"), reports.read("cost", "params.yaml")
-    if not (m and cost): return table([])
+    if not (m and cost):
+        return table([])
     steps = look_up(cost, ["counted", dict(preset="cifar10"), "steps"])
     work = look_up(m, ["costs", dict(preset="cifar10", what="training step"), "GFLOP"])
     rows = []
     for kind in ("fp32", "tf32, recorded", "bf16, recorded"):
         ms = look_up(m, ["speed", dict(preset="cifar10", what="training step", precision=kind), "ms"])
         chain = look_up(m, ["speed", dict(preset="cifar10", what="chain", precision=kind), "ms"])
-        if ms is None: continue
-        rows.append({"precision": kind, "training step, ms": f"{ms:.0f}", "of it the chain, ms": f"{chain:.0f}",
-                     "TFLOP/s": f"{work / ms:.0f}", "of the 16-bit peak": f"{work / ms / settings['gpus']['H100']:.1%}",
-                     f"hours for {steps:,} iterations on 8 × H100": f"{steps * ms / 3.6e6:.0f}"})
+        if ms is None:
+            continue
+        rows.append(
+            {
+                "precision": kind,
+                "training step, ms": f"{ms:.0f}",
+                "of it the chain, ms": f"{chain:.0f}",
+                "TFLOP/s": f"{work / ms:.0f}",
+                "of the 16-bit peak": f"{work / ms / settings['gpus']['H100']:.1%}",
+                f"hours for {steps:,} iterations on 8 × H100": f"{steps * ms / 3.6e6:.0f}",
+            }
+        )
     return table(rows)
 
 # %% ../nbs/16_front.ipynb #e3421882
-def part_seconds(part: dict # of parts.json
-                ) -> float:
+def part_seconds(
+    part: dict,  # of parts.json
+) -> float:
     "Seconds that a part of a study took: all of it, or at least its training."
-    if part.get("wall_seconds"): return part["wall_seconds"]
+    if part.get("wall_seconds"):
+        return part["wall_seconds"]
     curve = [c["minutes"] for c in part.get("curve", [])]
     return 60 * (part.get("minutes") or max(curve, default=0.0))
 
-def core_hours(reports: Reports|None=None) -> list: # of dicts: run, hours of one core, parts, in_full
+
+def core_hours(reports: Reports | None = None) -> list:  # of dicts: run, hours of one core, parts, in_full
     "Hours of one core for each study, and the share of parts that kept the whole time."
     took = []
     for file in sorted((reports or Reports()).folder.glob("*/parts.json")):

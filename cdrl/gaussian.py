@@ -7,10 +7,12 @@ __all__ = ['GaussianBase', 'moments', 'leading_components', 'moment_batches']
 
 # %% ../nbs/02a_gaussian.ipynb #a7c35aeb
 import math
+
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from fastcore.basics import patch
+from torch import Tensor
+
 from .data import ImageData
 from .schedule import Fp32Buffers, Schedule
 
@@ -19,54 +21,66 @@ class GaussianBase(Fp32Buffers):
     """The best Gaussian model of the data as a log-density of every noise level, eq. (1). Buffers: `mean` [D],
     `components` [D, R] (orthonormal columns), `variances` [R] along them, `rest` (variance of all other directions).
     Until `fit`, a standard normal. Raises `ValueError` for a rank out of range."""
-    def __init__(self, shape: tuple, # of one sample
-                 rank: int=0, # R, components kept; 0: all D (exact) up to `exact` dimensions, 1,024 above
-                 exact: int=4096 # dimensions up to which all components are kept and computed exactly
-                ):
+
+    def __init__(
+        self,
+        shape: tuple,  # of one sample
+        rank: int = 0,  # R, components kept; 0: all D (exact) up to `exact` dimensions, 1,024 above
+        exact: int = 4096,  # dimensions up to which all components are kept and computed exactly
+    ):
         super().__init__()
         D = math.prod(shape)
-        if not 0 <= rank <= D: raise ValueError(f"base_rank is {rank}; it must be in 0 … {D}, the number of dimensions")
+        if not 0 <= rank <= D:
+            raise ValueError(f"base_rank is {rank}; it must be in 0 … {D}, the number of dimensions")
         R = rank or (D if D <= exact else 1024)
         self.shape, self.exact = tuple(shape), exact
         start = dict(mean=torch.zeros(D), components=torch.eye(D, R), variances=torch.ones(R), rest=torch.ones(()))
-        for name, value in start.items(): self.register_buffer(name, value)
+        for name, value in start.items():
+            self.register_buffer(name, value)
 
 # %% ../nbs/02a_gaussian.ipynb #df0030b4
 @patch(as_prop=True)
-def pixel_variance(self: GaussianBase) -> Tensor: # scalar
+def pixel_variance(self: GaussianBase) -> Tensor:  # scalar
     "Variance of a coordinate, averaged over all."
     D, R = self.components.shape
     return (self.variances.sum() + (D - R) * self.rest) / D
 
 # %% ../nbs/02a_gaussian.ipynb #a77518e3
 @patch
-def width(self: GaussianBase, schedule: Schedule,
-         ) -> Tensor: # [T + 1]
+def width(
+    self: GaussianBase,
+    schedule: Schedule,
+) -> Tensor:  # [T + 1]
     "Standard deviation of a pixel of x_t at every level."
-    return (schedule.alpha_bar ** 2 * self.pixel_variance + schedule.sigma_bar ** 2).sqrt()
+    return (schedule.alpha_bar**2 * self.pixel_variance + schedule.sigma_bar**2).sqrt()
 
 # %% ../nbs/02a_gaussian.ipynb #aac86fe7
 @patch
-def value_and_score_at(self: GaussianBase, schedule: Schedule,
-                       t: Tensor # [B] long, level of each sample
-                      ): # callable y [B, …] → (B(y; t) [B] in nats, its score like y)
+def value_and_score_at(
+    self: GaussianBase,
+    schedule: Schedule,
+    t: Tensor,  # [B] long, level of each sample
+):  # callable y [B, …] → (B(y; t) [B] in nats, its score like y)
     "Eq. (1) and its gradient as a function of y alone: two products with V for each evaluation."
     alpha, a2, s2 = (v[t, None] for v in (schedule.alpha, schedule.alpha_bar[:-1] ** 2, schedule.sigma_bar[:-1] ** 2))
-    centre = alpha * a2.sqrt() * self.mean                                                   # [B, D]
-    var, rest = alpha ** 2 * (a2 * self.variances + s2), alpha ** 2 * (a2 * self.rest + s2)  # [B, R], [B, 1]
+    centre = alpha * a2.sqrt() * self.mean  # [B, D]
+    var, rest = alpha**2 * (a2 * self.variances + s2), alpha**2 * (a2 * self.rest + s2)  # [B, R], [B, 1]
     D, R = self.components.shape
     constant = -(D * math.log(2 * math.pi) + var.log().sum(1) + (D - R) * rest.log()[:, 0]) / 2
+
     def log_density_and_score(y):
         d = y.flatten(1) - centre
-        u = d @ self.components                                                          # [B, R] along the components
+        u = d @ self.components  # [B, R] along the components
         pull = u / var
         score = -pull @ self.components.T if R == D else -d / rest - (pull - u / rest) @ self.components.T
         return constant + (d * score).sum(1) / 2, score.reshape(y.shape)
+
     return log_density_and_score
 
 # %% ../nbs/02a_gaussian.ipynb #96583e6e
-def moments(batches # iterable of [n_i, …]
-           ) -> tuple[Tensor, Tensor]: # mean [D] and covariance [D, D], double
+def moments(
+    batches,  # iterable of [n_i, …]
+) -> tuple[Tensor, Tensor]:  # mean [D] and covariance [D, D], double
     "Mean and covariance of all rows, in one pass."
     n, total, products = 0, 0, 0
     for x in batches:
@@ -76,12 +90,14 @@ def moments(batches # iterable of [n_i, …]
     return mean, (products - n * mean[:, None] * mean) / max(n - 1, 1)
 
 # %% ../nbs/02a_gaussian.ipynb #525d7ddb
-def leading_components(x: Tensor, # [N, D] a sample of the data
-                       rank: int, # R
-                       seed: int=0 # of the randomised iteration
-                      ) -> tuple: # mean [D], components [D, R], their variances [R], total variance
+def leading_components(
+    x: Tensor,  # [N, D] a sample of the data
+    rank: int,  # R
+    seed: int = 0,  # of the randomised iteration
+) -> tuple:  # mean [D], components [D, R], their variances [R], total variance
     "The leading principal components of a sample, without its covariance. Raises `ValueError` for too few images."
-    if len(x) <= rank: raise ValueError(f"{len(x)} images cannot give {rank} components; choose a smaller base_rank")
+    if len(x) <= rank:
+        raise ValueError(f"{len(x)} images cannot give {rank} components; choose a smaller base_rank")
     mean = x.mean(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -91,29 +107,36 @@ def leading_components(x: Tensor, # [N, D] a sample of the data
 # %% ../nbs/02a_gaussian.ipynb #1682da4d
 @patch
 @torch.no_grad()
-def fit(self: GaussianBase, batches # list of [n_i, …]: the training data, or enough of it
-       ) -> None:
+def fit(
+    self: GaussianBase,
+    batches,  # list of [n_i, …]: the training data, or enough of it
+) -> None:
     "Take the moments of the data. With several processes, all get those of the first."
     D, R = self.components.shape
     if D <= self.exact:
         mean, C = moments(batches)
-        variances, V = torch.linalg.eigh(C)                                     # ascending
+        variances, V = torch.linalg.eigh(C)  # ascending
         total, variances, V = variances.clamp_min(0).sum(), variances.clamp_min(0).flip(0)[:R], V.flip(1)[:, :R]
-    else: mean, V, variances, total = leading_components(torch.cat([b.flatten(1) for b in batches]), R)
+    else:
+        mean, V, variances, total = leading_components(torch.cat([b.flatten(1) for b in batches]), R)
     rest = (total - variances.sum()).clamp_min(0) / max(D - R, 1)
     found = dict(mean=mean, components=V, variances=variances, rest=rest)
-    for name, value in found.items(): getattr(self, name).copy_(value)
+    for name, value in found.items():
+        getattr(self, name).copy_(value)
     if dist.is_initialized():
-        for buffer in self.buffers(): dist.broadcast(buffer, 0)
+        for buffer in self.buffers():
+            dist.broadcast(buffer, 0)
 
 # %% ../nbs/02a_gaussian.ipynb #6faf61a2
-def moment_batches(data, # from `load_dataset`
-                   flip: bool, # images: with mirrored copies
-                   most: int=150_000_000 # numbers taken: 600 MB
-                  ) -> list: # of [n_i, …] in [-1, 1]
+def moment_batches(
+    data,  # from `load_dataset`
+    flip: bool,  # images: with mirrored copies
+    most: int = 150_000_000,  # numbers taken: 600 MB
+) -> list:  # of [n_i, …] in [-1, 1]
     "Training data for `fit`: all of it, or a fixed random choice of at most 100,000 samples."
     n = min(100_000, most // math.prod(data.shape))
-    if not isinstance(data, ImageData): return [data.sample(n, torch.Generator().manual_seed(0))]
+    if not isinstance(data, ImageData):
+        return [data.sample(n, torch.Generator().manual_seed(0))]
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:n]
     batches = [data.batch(part)[0] for part in order.split(4096)]
     return [torch.cat([x, x.flip(-1)]) for x in batches] if flip else batches

@@ -8,6 +8,7 @@ __all__ = ['DivergenceError', 'signs_of_divergence', 'check_row', 'next_attempt'
 # %% ../nbs/08d_guard.ipynb #1d6e27ac
 import math
 from pathlib import Path
+
 from .checkpoints import Checkpoints
 from .config import Config
 from .parallel import from_first_process, process_index
@@ -17,44 +18,57 @@ class DivergenceError(FloatingPointError):
     "Training has diverged."
 
 # %% ../nbs/08d_guard.ipynb #68e6425e
-def signs_of_divergence(row: dict, # means over a window
-                        history: list, # rows before it
-                        gap_share: float=1.0, # largest |energy gap| / size of f
-                        growth: float=50.0, # largest factor over the median so far
-                        reach: float=20.0, # largest coordinate of a chain's end
-                        n: int=50, # iterations in the window; below 10, only values that are not finite count
-                       ) -> list: # sentences; empty: healthy
+def signs_of_divergence(
+    row: dict,  # means over a window
+    history: list,  # rows before it
+    gap_share: float = 1.0,  # largest |energy gap| / size of f
+    growth: float = 50.0,  # largest factor over the median so far
+    reach: float = 20.0,  # largest coordinate of a chain's end
+    n: int = 50,  # iterations in the window; below 10, only values that are not finite count
+) -> list:  # sentences; empty: healthy
     "What is wrong with a window, if anything."
     bad = [f"{k} is not finite" for k, v in row.items() if not math.isfinite(v)]
-    if bad or n < 10: return bad
+    if bad or n < 10:
+        return bad
     size, gap = row.get("f_size", 0), row.get("energy_gap", 0)
-    if size > 1e-3 and abs(gap) > gap_share * size: bad.append(f"the energy gap is {gap:.3g} at |f| = {size:.3g}")
+    if size > 1e-3 and abs(gap) > gap_share * size:
+        bad.append(f"the energy gap is {gap:.3g} at |f| = {size:.3g}")
     same_phase = [h for h in history if ("score_loss" in h) == ("score_loss" in row)]
     for k in ("f_size", "ebm_grad", "score_loss"):
-        if k not in row or len(same_phase) < 5: continue
+        if k not in row or len(same_phase) < 5:
+            continue
         usual = sorted(h[k] for h in same_phase)[len(same_phase) // 2]
-        if row[k] > growth * usual: bad.append(f"{k} is {row[k]:.3g}, {row[k] / usual:.0f} times its median")
-    if row.get("chain_range", 0) > reach: bad.append(f"chains reach {row['chain_range']:.3g}")
+        if row[k] > growth * usual:
+            bad.append(f"{k} is {row[k]:.3g}, {row[k] / usual:.0f} times its median")
+    if row.get("chain_range", 0) > reach:
+        bad.append(f"chains reach {row['chain_range']:.3g}")
     return bad
 
 # %% ../nbs/08d_guard.ipynb #d98e3c99
-def check_row(row: dict, history: list, n: int, # as in `signs_of_divergence`
-              step: int, # iterations done
-              ebm_lr: float # the energy's learning rate after its warm-up
-             ) -> None:
+def check_row(
+    row: dict,
+    history: list,
+    n: int,  # as in `signs_of_divergence`
+    step: int,  # iterations done
+    ebm_lr: float,  # the energy's learning rate after its warm-up
+) -> None:
     "Raise `DivergenceError` with advice if a row shows signs of divergence."
     bad = signs_of_divergence(row, history, n=n)
-    if not bad: return
-    raise DivergenceError(f"training diverged before iteration {step}: {'; '.join(bad)}. "
-                          "Earlier checkpoints are untouched. "
-                          f"Start another run with a lower ebm_lr (now {ebm_lr:.2g}), a longer warmup, "
-                          "energy_scale='noise' or a smaller step_r")
+    if not bad:
+        return
+    raise DivergenceError(
+        f"training diverged before iteration {step}: {'; '.join(bad)}. "
+        "Earlier checkpoints are untouched. "
+        f"Start another run with a lower ebm_lr (now {ebm_lr:.2g}), a longer warmup, "
+        "energy_scale='noise' or a smaller step_r"
+    )
 
 # %% ../nbs/08d_guard.ipynb #2da9b316
-def next_attempt(config: Config, # `recoveries` (how many at most) and `recovery_factor` (of the learning rate)
-                 tried: list, # attempts so far
-                 reason: str # of the divergence
-                ) -> dict: # ebm_lr, seed, reason
+def next_attempt(
+    config: Config,  # `recoveries` (how many at most) and `recovery_factor` (of the learning rate)
+    tried: list,  # attempts so far
+    reason: str,  # of the divergence
+) -> dict:  # ebm_lr, seed, reason
     "What to try after a divergence. Raises `DivergenceError` if all attempts are used up."
     n = len(tried)
     if n >= config.recoveries:
@@ -64,14 +78,16 @@ def next_attempt(config: Config, # `recoveries` (how many at most) and `recovery
     return dict(ebm_lr=config.ebm_lr * config.recovery_factor ** (n + 1), seed=config.seed + 1 + n, reason=reason)
 
 # %% ../nbs/08d_guard.ipynb #d15b7428
-def checkpoint_to_go_back_to(checkpoints: Checkpoints,
-                             tried: list # attempts so far
-                            ) -> Path:
+def checkpoint_to_go_back_to(
+    checkpoints: Checkpoints,
+    tried: list,  # attempts so far
+) -> Path:
     """The newest intact checkpoint. If the last attempt began there, it has led here twice: it is removed, and the one
     before it is taken."""
     last = checkpoints.newest()
     led_here_twice = bool(tried) and tried[-1]["back_to"] == checkpoints.iteration(last)
     if led_here_twice and from_first_process(len(checkpoints.all()) > 1):
-        if process_index() == 0: last.unlink()
+        if process_index() == 0:
+            last.unlink()
         last = checkpoints.newest()
     return last

@@ -7,31 +7,35 @@ __all__ = ['UNet', 'PointInitializer', 'draw_initial']
 
 # %% ../nbs/04_initializer.ipynb #a0630a2b
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from fastcore.basics import patch
-from .schedule import bcast, randn
+
 from .layers import Embedding, EnergyBlock, PointFeatures, SelfAttention, UNetBlock, group_norm
+from .schedule import bcast, randn
 
 # %% ../nbs/04_initializer.ipynb #9f659a5c
 class UNet(nn.Module):
     "ADM U-Net, mean of the initializer (paper, appendix A.1): g(x, λ, label) like x."
-    def __init__(self, shape: tuple, # (C, H, W) of one image
-                 n_class: int=0, # 0: unconditional
-                 channels: int=64, # C of the first resolution
-                 channel_mult: tuple=(1, 1, 1), # one factor a resolution
-                 n_blocks: int=3, # residual blocks a resolution
-                 attention: tuple=(16, 8), # resolutions with self-attention
-                 dropout: float=0.1, # in every residual block
-                 groups: int=32, # of the group normalisations
-                 patch: int=1, # side of the squares folded into channels (ours; 1: the paper); `attention` counts what is left
-                ):
+
+    def __init__(
+        self,
+        shape: tuple,  # (C, H, W) of one image
+        n_class: int = 0,  # 0: unconditional
+        channels: int = 64,  # C of the first resolution
+        channel_mult: tuple = (1, 1, 1),  # one factor a resolution
+        n_blocks: int = 3,  # residual blocks a resolution
+        attention: tuple = (16, 8),  # resolutions with self-attention
+        dropout: float = 0.1,  # in every residual block
+        groups: int = 32,  # of the group normalisations
+        patch: int = 1,  # side of the squares folded into channels (ours; 1: the paper); `attention` counts what is left
+    ):
         super().__init__()
         dim_emb, size, last = 4 * channels, shape[1] // patch, len(channel_mult) - 1
         self.shape, self.patch, self.embedding = tuple(shape), patch, Embedding(channels, dim_emb, n_class, "silu")
         block = lambda c_in, c_out, resample=None: UNetBlock(c_in, c_out, dim_emb, resample, dropout, groups)
         attend = lambda c, size: [SelfAttention(c, groups)] if size in attention else []
-        self.stem = nn.Conv2d(shape[0] * patch ** 2, channels, 3, padding=1)
+        self.stem = nn.Conv2d(shape[0] * patch**2, channels, 3, padding=1)
         self.downs, self.ups, skips, c = nn.ModuleList(), nn.ModuleList(), [channels], channels
         for k, mult in enumerate(channel_mult):
             stage = []
@@ -40,7 +44,9 @@ class UNet(nn.Module):
                 c = channels * mult
                 skips.append(c)
             if k < last:
-                stage.append(block(c, c, "down")); skips.append(c); size //= 2
+                stage.append(block(c, c, "down"))
+                skips.append(c)
+                size //= 2
             self.downs.append(nn.ModuleList(stage))
         self.mid = nn.ModuleList([block(c, c), SelfAttention(c, groups), block(c, c)])
         for k, mult in reversed(list(enumerate(channel_mult))):
@@ -48,18 +54,23 @@ class UNet(nn.Module):
             for _ in range(n_blocks + 1):
                 stage += [block(c + skips.pop(), channels * mult), *attend(channels * mult, size)]
                 c = channels * mult
-            if k: stage.append(block(c, c, "up")); size *= 2
+            if k:
+                stage.append(block(c, c, "up"))
+                size *= 2
             self.ups.append(nn.ModuleList(stage))
-        self.norm, self.final = group_norm(groups, c), nn.Conv2d(c, shape[0] * patch ** 2, 3, padding=1)
-        nn.init.zeros_(self.final.weight); nn.init.zeros_(self.final.bias)
+        self.norm, self.final = group_norm(groups, c), nn.Conv2d(c, shape[0] * patch**2, 3, padding=1)
+        nn.init.zeros_(self.final.weight)
+        nn.init.zeros_(self.final.bias)
 
 # %% ../nbs/04_initializer.ipynb #5dceff60
 @patch
-def forward(self: UNet, x: Tensor, # [B, C, H, W] x_{t+1}
-            logsnr: Tensor, # [B] λ_{t+1}, the level of x; or [R] levels, if `level` says which is whose
-            label: Tensor|int|None=None, # [B] in -1 … n_class-1
-            level: Tensor|None=None # [B] long: sample i has log-SNR logsnr[level[i]]
-           ) -> Tensor: # like x
+def forward(
+    self: UNet,
+    x: Tensor,  # [B, C, H, W] x_{t+1}
+    logsnr: Tensor,  # [B] λ_{t+1}, the level of x; or [R] levels, if `level` says which is whose
+    label: Tensor | int | None = None,  # [B] in -1 … n_class-1
+    level: Tensor | None = None,  # [B] long: sample i has log-SNR logsnr[level[i]]
+) -> Tensor:  # like x
     "g: down, through the middle, up with skip connections; the result is added to the input."
     emb = self.embedding(logsnr, label, level)
     h = self.stem(F.pixel_unshuffle(x, self.patch).to(self.stem.weight.dtype))
@@ -67,8 +78,10 @@ def forward(self: UNet, x: Tensor, # [B, C, H, W] x_{t+1}
     for stage in self.downs:
         for m, following in zip(stage, [*stage[1:], None]):
             h = m(h, emb)
-            if not isinstance(following, SelfAttention): skips.append(h)      # after the attention where there is one
-    for m in self.mid: h = m(h, emb)
+            if not isinstance(following, SelfAttention):
+                skips.append(h)  # after the attention where there is one
+    for m in self.mid:
+        h = m(h, emb)
     for stage in self.ups:
         for m in stage:
             takes_skip = isinstance(m, UNetBlock) and not isinstance(m.resample, nn.Upsample)
@@ -78,36 +91,52 @@ def forward(self: UNet, x: Tensor, # [B, C, H, W] x_{t+1}
 # %% ../nbs/04_initializer.ipynb #70c2bd59
 class PointInitializer(nn.Module):
     "Residual MLP, mean of the initializer for points: g(x, λ, label) like x."
-    def __init__(self, shape: tuple, # (D,)
-                 n_class: int=0, # 0: unconditional
-                 channels: int=128, # width
-                 n_blocks: int=3, # residual blocks
-                 input_scale: float=1.0, # factor on the network's input
-                 fourier: float=0.0, # standard deviation of random Fourier frequencies, cycles per unit; 0: none
-                ):
-        super().__init__()
-        self.shape, self.features, self.embedding = tuple(shape), PointFeatures(shape[0], input_scale, fourier), Embedding(channels, channels, n_class, "silu")
-        self.stem = nn.Linear(self.features.n_out, channels)
-        self.blocks = nn.ModuleList(EnergyBlock(channels, channels, channels, "silu", "film", n_dims=0) for _ in range(n_blocks))
-        self.final = nn.Linear(channels, shape[0])
-        nn.init.zeros_(self.final.weight); nn.init.zeros_(self.final.bias)
 
-    def forward(self, x: Tensor, # [B, D] x_{t+1}
-                logsnr: Tensor, # [B] λ_{t+1}; or [R] levels, if `level` says which is whose
-                label: Tensor|int|None=None, # [B] in -1 … n_class-1
-                level: Tensor|None=None # [B] long: sample i has log-SNR logsnr[level[i]]
-               ) -> Tensor:
-        late = level is not None and not isinstance(label, Tensor)                  # one label for all: conditions once a level
-        emb, h = self.embedding(logsnr, label, None if late else level), self.stem(self.features(x).to(self.stem.weight.dtype))
+    def __init__(
+        self,
+        shape: tuple,  # (D,)
+        n_class: int = 0,  # 0: unconditional
+        channels: int = 128,  # width
+        n_blocks: int = 3,  # residual blocks
+        input_scale: float = 1.0,  # factor on the network's input
+        fourier: float = 0.0,  # standard deviation of random Fourier frequencies, cycles per unit; 0: none
+    ):
+        super().__init__()
+        self.shape, self.features, self.embedding = (
+            tuple(shape),
+            PointFeatures(shape[0], input_scale, fourier),
+            Embedding(channels, channels, n_class, "silu"),
+        )
+        self.stem = nn.Linear(self.features.n_out, channels)
+        self.blocks = nn.ModuleList(
+            EnergyBlock(channels, channels, channels, "silu", "film", n_dims=0) for _ in range(n_blocks)
+        )
+        self.final = nn.Linear(channels, shape[0])
+        nn.init.zeros_(self.final.weight)
+        nn.init.zeros_(self.final.bias)
+
+    def forward(
+        self,
+        x: Tensor,  # [B, D] x_{t+1}
+        logsnr: Tensor,  # [B] λ_{t+1}; or [R] levels, if `level` says which is whose
+        label: Tensor | int | None = None,  # [B] in -1 … n_class-1
+        level: Tensor | None = None,  # [B] long: sample i has log-SNR logsnr[level[i]]
+    ) -> Tensor:
+        late = level is not None and not isinstance(label, Tensor)  # one label for all: conditions once a level
+        emb, h = (
+            self.embedding(logsnr, label, None if late else level),
+            self.stem(self.features(x).to(self.stem.weight.dtype)),
+        )
         for block in self.blocks:
             cond = block.condition(emb)
             h = block(h, tuple(v.index_select(0, level) for v in cond) if late else cond)
         return x + self.final(F.silu(h))
 
 # %% ../nbs/04_initializer.ipynb #a01101ca
-def draw_initial(mean: Tensor, # g [B, …]
-                 sigma_tilde: Tensor, # [B] posterior width
-                 generator: torch.Generator|None=None, # source of the noise
-                ) -> Tensor: # ŷ_t, like mean
+def draw_initial(
+    mean: Tensor,  # g [B, …]
+    sigma_tilde: Tensor,  # [B] posterior width
+    generator: torch.Generator | None = None,  # source of the noise
+) -> Tensor:  # ŷ_t, like mean
     "A draw of q(y_t | x_{t+1}) (paper eq. for the initializer, §3.2)."
     return torch.addcmul(mean, bcast(sigma_tilde, mean), randn(mean, generator))

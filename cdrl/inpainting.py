@@ -8,18 +8,21 @@ __all__ = ['scribble', 'inpainting_masks', 'given_known', 'resample_particles', 
 
 # %% ../nbs/11a_inpainting.ipynb #1d049450
 import math
+
 import torch
 from torch import Tensor
-from .schedule import Schedule, noise_step, noised_walk, randn
-from .layers import frozen
+
 from .initializer import draw_initial
-from .sampler import Chain
+from .layers import frozen
 from .model import CDRL, as_generator, as_levels
+from .sampler import Chain
+from .schedule import Schedule, noise_step, noised_walk, randn
 
 # %% ../nbs/11a_inpainting.ipynb #104e31c3
-def scribble(side: tuple, # (H, W)
-             generator: torch.Generator
-            ) -> Tensor: # bool [H, W], True where a wandering brush was
+def scribble(
+    side: tuple,  # (H, W)
+    generator: torch.Generator,
+) -> Tensor:  # bool [H, W], True where a wandering brush was
     "A free-form line with a round trip over the edges."
     H, W = side
     drawn, brush = torch.zeros(H, W, dtype=torch.bool), max(1, H // 10)
@@ -33,34 +36,42 @@ def scribble(side: tuple, # (H, W)
         drawn[top:bottom, left:right] = True
     return drawn
 
-def inpainting_masks(shape: tuple, # (C, H, W)
-                     seed: int=0) -> dict: # name: bool [1, C, H, W], True where the pixel is known
+
+def inpainting_masks(
+    shape: tuple,  # (C, H, W)
+    seed: int = 0,
+) -> dict:  # name: bool [1, C, H, W], True where the pixel is known
     """The usual masks: the lower half missing, a box in the middle missing, a random 75 % of pixels missing, and a
     free-form scribble missing."""
     C, H, W = shape
     generator = torch.Generator().manual_seed(seed)
     half, box = torch.ones(H, W, dtype=torch.bool), torch.ones(H, W, dtype=torch.bool)
-    half[H // 2:] = False
-    box[H // 4:H - H // 4, W // 4:W - W // 4] = False
+    half[H // 2 :] = False
+    box[H // 4 : H - H // 4, W // 4 : W - W // 4] = False
     few = torch.rand(1, H, W, generator=generator)[0] < 0.25
     masks = {"half": half, "box": box, "random": few, "free-form": ~scribble((H, W), generator)}
     return {name: known.expand(1, C, H, W) for name, known in masks.items()}
 
 # %% ../nbs/11a_inpainting.ipynb #3f5011a1
-def given_known(target, # callable y → (F(y; t) [B], ∇F(y; t) like y)
-                fixed: Tensor, known: Tensor # [B, …] values of the known pixels; which they are
-               ): # callable as `target`
+def given_known(
+    target,  # callable y → (F(y; t) [B], ∇F(y; t) like y)
+    fixed: Tensor,
+    known: Tensor,  # [B, …] values of the known pixels; which they are
+):  # callable as `target`
     "The target of the unknown pixels, eq. (1). What stands in place of the known ones is never read, nor moved by it."
+
     def free(y):
         value, grad = target(torch.where(known, fixed, y))
-        return value, grad.masked_fill(known, 0.)
+        return value, grad.masked_fill(known, 0.0)
+
     return free
 
 # %% ../nbs/11a_inpainting.ipynb #3405243f
-def resample_particles(log_weights: Tensor, # [B, P]
-                       generator: torch.Generator,
-                       share: float=0.5 # of P
-                      ) -> tuple: # [B, P] index of each particle's ancestor, [B, P] log-weights afterwards
+def resample_particles(
+    log_weights: Tensor,  # [B, P]
+    generator: torch.Generator,
+    share: float = 0.5,  # of P
+) -> tuple:  # [B, P] index of each particle's ancestor, [B, P] log-weights afterwards
     """Systematic resampling of the rows whose effective number of particles, 1 / Σ w², is below a share of P; their
     weights become equal."""
     w, P = log_weights.softmax(1), log_weights.shape[1]
@@ -68,81 +79,101 @@ def resample_particles(log_weights: Tensor, # [B, P]
     few = 1 / w.square().sum(1, keepdim=True) < share * P
     u = (torch.rand(len(w), 1, generator=generator, device=w.device) + own) / P
     ancestors = torch.searchsorted(w.cumsum(1), u).clamp_max(P - 1)
-    return torch.where(few, ancestors, own), log_weights.masked_fill(few, 0.)
+    return torch.where(few, ancestors, own), log_weights.masked_fill(few, 0.0)
 
 # %% ../nbs/11a_inpainting.ipynb #915ba681
-def known_log_weight(mean: Tensor, # [B, P, …] the initializer's, for P particles of each image
-                     fixed: Tensor, known: Tensor, # likewise: known pixels, noised; which they are
-                     spread: Tensor # smallest standard deviation, that of the initializer's guess
-                    ) -> Tensor: # [B, P]
+def known_log_weight(
+    mean: Tensor,  # [B, P, …] the initializer's, for P particles of each image
+    fixed: Tensor,
+    known: Tensor,  # likewise: known pixels, noised; which they are
+    spread: Tensor,  # smallest standard deviation, that of the initializer's guess
+) -> Tensor:  # [B, P]
     """How well guesses foresaw the known pixels, eq. (2): normal log-density, up to a constant, with the standard
     deviation that an image's particles together had."""
-    miss = (fixed - mean).masked_fill(~known, 0.).square()
+    miss = (fixed - mean).masked_fill(~known, 0.0).square()
     pooled = miss.flatten(1).sum(1) / known.flatten(1).sum(1).clamp_min(1)  # [B]: images do not mix
-    return -miss.flatten(2).sum(2) / (2 * torch.maximum(spread ** 2, pooled))[:, None]
+    return -miss.flatten(2).sum(2) / (2 * torch.maximum(spread**2, pooled))[:, None]
 
 # %% ../nbs/11a_inpainting.ipynb #5dbc6245
 @torch.no_grad()
-def inpaint_walk(schedule: Schedule,
-                 mean, # callable (x_{t+1} [B·P, …], t int) → mean of the initializer's guess; None: no initializer
-                 target, # as in `progressive_sample`
-                 x: Tensor, known: Tensor, # [B, …] images, and bool: which pixels are given
-                 chain: Chain, generator: torch.Generator,
-                 n_resample: int=1, # rounds at each level
-                 n_particles: int=1, # P, completions of each image that compete, of which one is returned
-                 log_weight=known_log_weight # of particles, from tensors [B, P, …]
-                ) -> Tensor: # x_0 like x, with its noise
+def inpaint_walk(
+    schedule: Schedule,
+    mean,  # callable (x_{t+1} [B·P, …], t int) → mean of the initializer's guess; None: no initializer
+    target,  # as in `progressive_sample`
+    x: Tensor,
+    known: Tensor,  # [B, …] images, and bool: which pixels are given
+    chain: Chain,
+    generator: torch.Generator,
+    n_resample: int = 1,  # rounds at each level
+    n_particles: int = 1,  # P, completions of each image that compete, of which one is returned
+    log_weight=known_log_weight,  # of particles, from tensors [B, P, …]
+) -> Tensor:  # x_0 like x, with its noise
     """Algorithm 2 with known pixels held at a noised walk of theirs; what stands in the others is never read. Raises
     `ValueError` for particles without an initializer."""
     P, T = n_particles, schedule.n_levels
     if P > 1 and mean is None:
         raise ValueError(f"{P} particles need an initializer, whose guesses weigh them; choose n_particles 1")
-    walk = [v.repeat_interleave(P, 0) for v in noised_walk(schedule, torch.where(known, x, 0.), generator)]
+    walk = [v.repeat_interleave(P, 0) for v in noised_walk(schedule, torch.where(known, x, 0.0), generator)]
     known, log_weights = known.repeat_interleave(P, 0), x.new_zeros(len(x), P)
-    first = P * torch.arange(len(x), device=x.device)                       # each image's first particle
-    def by_image(v): return v.reshape(-1, P, *v.shape[1:])
+    first = P * torch.arange(len(x), device=x.device)  # each image's first particle
+
+    def by_image(v):
+        return v.reshape(-1, P, *v.shape[1:])
+
     below = torch.where(known, walk[T], randn(walk[T], generator))
     for t in reversed(range(T)):
         fixed = schedule.alpha[t] * walk[t]
         free = given_known(target(t), fixed, known)
         for k in range(n_resample):
-            if k: below = torch.where(known, walk[t + 1], noise_step(schedule, below, t, generator))     # back up
+            if k:
+                below = torch.where(known, walk[t + 1], noise_step(schedule, below, t, generator))  # back up
             guess = below if mean is None else mean(below, t)
             if P > 1 and k == 0:
                 foreseen = log_weight(by_image(guess), by_image(fixed), by_image(known), schedule.sigma_tilde[t])
                 index, log_weights = resample_particles(log_weights + foreseen, generator)
                 index = (index + first[:, None]).flatten()
                 below, guess = below[index], guess[index]
-            if mean is not None: guess = draw_initial(guess, schedule.init_sigma[t].expand(len(guess)), generator)
+            if mean is not None:
+                guess = draw_initial(guess, schedule.init_sigma[t].expand(len(guess)), generator)
             start, above = torch.where(known, fixed, guess), torch.where(known, fixed, below)
             y = chain.run(schedule, t, free, start, above, generator)
             below = torch.where(known, fixed, y) / schedule.alpha[t]
-    if P == 1: return below
+    if P == 1:
+        return below
     return below[first + torch.multinomial(log_weights.softmax(1), 1, generator=generator)[:, 0]]
 
 # %% ../nbs/11a_inpainting.ipynb #18982bdd
-def check_known(x: Tensor, # [N, …] images
-                known: Tensor # mask of them
-               ) -> Tensor: # bool [N, …]
+def check_known(
+    x: Tensor,  # [N, …] images
+    known: Tensor,  # mask of them
+) -> Tensor:  # bool [N, …]
     "The mask of each image. Raises `ValueError` for another shape, or known pixels that are not finite."
     if known.dtype != torch.bool or known.shape[1:] != x.shape[1:] or len(known) not in (1, len(x)):
-        raise ValueError(f"mask is {known.dtype} {tuple(known.shape)}; expected a bool mask {tuple(x.shape)} like the "
-                         "images, or one for all")
+        raise ValueError(
+            f"mask is {known.dtype} {tuple(known.shape)}; expected a bool mask {tuple(x.shape)} like the "
+            "images, or one for all"
+        )
     known = known.expand_as(x)
     if not x[known].isfinite().all():
         raise ValueError("some known pixels are not finite; only those that are not known may hold anything")
     return known
 
+
 @torch.no_grad()
-def inpaint(model: CDRL, x: Tensor, # [N, …] images in [-1, 1]; what is unknown may hold anything
-            known: "Tensor|np.ndarray", # bool [N, …] or [1, …]: pixels that are given
-            label: Tensor|int|None=None, guidance: float=0.0, n_langevin=None, # of `CDRL.sample`
-            n_resample: int=1, # rounds at each level
-            n_particles: int=1, # completions that compete; more of either: better, and slower in proportion
-            metropolis: bool|None=None,
-            seed: int|None=None, generator: torch.Generator|None=None, # of `CDRL.sample`
-            batch_size: int=512 # particles moved together
-           ) -> Tensor: # like x; known pixels are reproduced exactly
+def inpaint(
+    model: CDRL,
+    x: Tensor,  # [N, …] images in [-1, 1]; what is unknown may hold anything
+    known: "Tensor|np.ndarray",  # bool [N, …] or [1, …]: pixels that are given
+    label: Tensor | int | None = None,
+    guidance: float = 0.0,
+    n_langevin=None,  # of `CDRL.sample`
+    n_resample: int = 1,  # rounds at each level
+    n_particles: int = 1,  # completions that compete; more of either: better, and slower in proportion
+    metropolis: bool | None = None,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,  # of `CDRL.sample`
+    batch_size: int = 512,  # particles moved together
+) -> Tensor:  # like x; known pixels are reproduced exactly
     """Complete images. Raises `ValueError` if image or mask has another shape than the model's samples, for known
     pixels or a guidance that are not finite, or for particles without an initializer."""
     x = model.as_input(x)
@@ -160,21 +191,35 @@ def inpaint(model: CDRL, x: Tensor, # [N, …] images in [-1, 1]; what is unknow
             out.append(torch.where(known[rows], x[rows], model.denoise(x0, mine).clamp(-1, 1)))
     return torch.cat(out)
 
-def inpaint_batch(model: CDRL, x: Tensor, known: Tensor, # [B, …]
-                  condition, chain: Chain, generator: torch.Generator, # `Condition` of the images
-                  n_resample: int, n_particles: int # as in `inpaint`
-                 ) -> Tensor: # x_0 like x, with its noise
+
+def inpaint_batch(
+    model: CDRL,
+    x: Tensor,
+    known: Tensor,  # [B, …]
+    condition,
+    chain: Chain,
+    generator: torch.Generator,  # `Condition` of the images
+    n_resample: int,
+    n_particles: int,  # as in `inpaint`
+) -> Tensor:  # x_0 like x, with its noise
     "One batch of `inpaint`: the walk with the model's energies and means."
     T, condition = model.schedule.n_levels, condition.repeat(n_particles)
     particles = x.repeat_interleave(n_particles, 0)
-    def mean(x, t): return condition.mean(model, x, as_levels(t, x, T))
-    def target(t): return condition.target(model, as_levels(t, particles, T))
-    return inpaint_walk(model.schedule, mean if model.initializer else None, target, x, known, chain, generator,
-                        n_resample, n_particles)
+
+    def mean(x, t):
+        return condition.mean(model, x, as_levels(t, x, T))
+
+    def target(t):
+        return condition.target(model, as_levels(t, particles, T))
+
+    return inpaint_walk(
+        model.schedule, mean if model.initializer else None, target, x, known, chain, generator, n_resample, n_particles
+    )
 
 # %% ../nbs/11a_inpainting.ipynb #dca2fc13
-def most_typical(completions: Tensor # [S, N, …]: S completions of each image
-                ) -> Tensor: # [N, …]
+def most_typical(
+    completions: Tensor,  # [S, N, …]: S completions of each image
+) -> Tensor:  # [N, …]
     """Of several completions of each image the one with the least mean squared distance to the others: minimum Bayes
     risk (Kumar and Byrne 2004), where a draw from the model is wanted that is also a good guess. (Least distance to
     their mean is least distance to one another.)"""

@@ -16,24 +16,41 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen
+
 import torch
-from safetensors.torch import load_file, save_file
 import yaml
+from safetensors.torch import load_file, save_file
+
 from .config import get_config
 from .datasets import load_dataset
-from .parallel import barrier, from_first_process, gather_rows, join_group, n_processes, process_index
+from cdrl.experiment import (
+    Progress,
+    Run,
+    commit,
+    is_free,
+    lock_folder,
+    make_evaluator,
+    open_run,
+    other_settings,
+    repo_root,
+    sample_share,
+    spread_labels,
+    write_json,
+)
 from .metrics import INCEPTION_SHA256, InceptionFeatures
 from .model import CDRL
+from .parallel import barrier, from_first_process, gather_rows, join_group, n_processes, process_index
 from .trainer import Trainer
-from .experiment import (Progress, Run, commit, is_free, lock_folder, make_evaluator, open_run, other_settings,
-                             repo_root, sample_share, spread_labels, write_json)
 
 # %% ../nbs/13a_launch.ipynb #6edee39c
-def train_folder(run: Run, trainer: Trainer, evaluate, # from `open_run`, with the run's settings, from `make_evaluator`
-                 snapshots: int=10, # times that samples are drawn and measured
-                 checkpoint_every: int=500, # iterations
-                 n_progress: int=500 # samples to measure at each snapshot
-                ) -> None:
+def train_folder(
+    run: Run,
+    trainer: Trainer,
+    evaluate,  # from `open_run`, with the run's settings, from `make_evaluator`
+    snapshots: int = 10,  # times that samples are drawn and measured
+    checkpoint_every: int = 500,  # iterations
+    n_progress: int = 500,  # samples to measure at each snapshot
+) -> None:
     "Go on from the newest intact checkpoint, if there is one, and train to the end; recover from divergence."
     if from_first_process(bool(run.checkpoints.all())):
         trainer.load_checkpoint(run.checkpoints.newest())
@@ -43,12 +60,15 @@ def train_folder(run: Run, trainer: Trainer, evaluate, # from `open_run`, with t
     trainer.fit(callbacks=callbacks, checkpoints=run.checkpoints)
 
 # %% ../nbs/13a_launch.ipynb #949eda68
-def check_devices(n_devices: int, device: str="cpu", # processes to start; kind: "cpu" or "cuda"
-                  **shared: int # name: what they share
-                 ) -> None:
+def check_devices(
+    n_devices: int,
+    device: str = "cpu",  # processes to start; kind: "cpu" or "cuda"
+    **shared: int,  # name: what they share
+) -> None:
     "Raise `ValueError` for more devices than there are, or fewer samples than devices."
     there = torch.cuda.device_count() if device == "cuda" else os.cpu_count()
-    if not 1 <= n_devices <= there: raise ValueError(f"n_devices is {n_devices}; this machine has {there} ({device})")
+    if not 1 <= n_devices <= there:
+        raise ValueError(f"n_devices is {n_devices}; this machine has {there} ({device})")
     for k, v in shared.items():
         if v < n_devices:
             raise ValueError(f"{k} is {v}; {n_devices} devices share them, so there must be at least as many")
@@ -58,12 +78,24 @@ def start_processes(run: Run, n_devices: int, device: str, arguments: list) -> N
     """Start `python -m cdrl.launch` once a device by `torchrun`, and show what the processes print. Raises what
     `check_devices` raises, and `RuntimeError` if they fail."""
     check_devices(n_devices, device)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_devices),
-               "-m", "cdrl.launch", str(run.folder.resolve()), "--locked", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(n_devices),
+        "-m",
+        "cdrl.launch",
+        str(run.folder.resolve()),
+        "--locked",
+        *arguments,
+    ]
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else os.environ
     lines = []
-    with Popen(command, stdout=PIPE, stderr=STDOUT, text=True, cwd=repo_root(), pass_fds=[run.lock.fileno()],
-               env=env) as process:
+    with Popen(
+        command, stdout=PIPE, stderr=STDOUT, text=True, cwd=repo_root(), pass_fds=[run.lock.fileno()], env=env
+    ) as process:
         try:
             for line in process.stdout:
                 lines.append(line)
@@ -71,21 +103,26 @@ def start_processes(run: Run, n_devices: int, device: str, arguments: list) -> N
         except BaseException:
             process.terminate()
             raise
-    if process.returncode: raise RuntimeError(f"{n_devices} processes failed: {last_error(lines)}")
+    if process.returncode:
+        raise RuntimeError(f"{n_devices} processes failed: {last_error(lines)}")
 
-def last_error(lines: list # what processes printed
-              ) -> str:
+
+def last_error(
+    lines: list,  # what processes printed
+) -> str:
     "The last line that names an error, other than the one by which `torchrun` says that there was one."
     for line in reversed(lines):
-        if "Error:" in line and "ChildFailed" not in line: return line.split("]:")[-1].strip()
+        if "Error:" in line and "ChildFailed" not in line:
+            return line.split("]:")[-1].strip()
     return "see above"
 
 # %% ../nbs/13a_launch.ipynb #25527b8e
-def launch(run: Run, # opened by this process
-           n_devices: int, # processes to start
-           device: str="cpu", # kind: "cpu" or "cuda"
-           **options # of `main`: data, snapshots, checkpoint_every, n_progress, n_reference, keep, log_every
-          ) -> None:
+def launch(
+    run: Run,  # opened by this process
+    n_devices: int,  # processes to start
+    device: str = "cpu",  # kind: "cpu" or "cuda"
+    **options,  # of `main`: data, snapshots, checkpoint_every, n_progress, n_reference, keep, log_every
+) -> None:
     "Train a run folder with one process a device."
     arguments = []
     for name, value in options.items():
@@ -94,29 +131,40 @@ def launch(run: Run, # opened by this process
     start_processes(run, n_devices, device, arguments)
 
 # %% ../nbs/13a_launch.ipynb #760dfa64
-def load_model(name: str, # folder of a model, or official:PATH
-               root: Path, # where relative paths begin
-               device: str="cpu") -> CDRL:
+def load_model(
+    name: str,  # folder of a model, or official:PATH
+    root: Path,  # where relative paths begin
+    device: str = "cpu",
+) -> CDRL:
     "One of our models, or the authors' checkpoint. Raises what `from_pretrained` and `from_official` raise."
-    if name.startswith("official:"): return CDRL.from_official(root / Path(name[9:]).expanduser()).to(device)
+    if name.startswith("official:"):
+        return CDRL.from_official(root / Path(name[9:]).expanduser()).to(device)
     return CDRL.from_pretrained(root / Path(name).expanduser(), device)
 
-def draw_features(model: CDRL, evaluate, # `ImageEvaluator`
-                  n: int, # samples, of all processes together
-                  labelled: bool, # labels in the proportions of the training set
-                  seed: int=0, **sampler # of `CDRL.sample`
-                 ) -> tuple: # of all processes: samples [n, …], labels [n] or None, features {extractor: [n, D]}
+
+def draw_features(
+    model: CDRL,
+    evaluate,  # `ImageEvaluator`
+    n: int,  # samples, of all processes together
+    labelled: bool,  # labels in the proportions of the training set
+    seed: int = 0,
+    **sampler,  # of `CDRL.sample`
+) -> tuple:  # of all processes: samples [n, …], labels [n] or None, features {extractor: [n, D]}
     "Draw samples and extract their features."
     labels = spread_labels(n, evaluate.data) if labelled else None
     samples = sample_share(model, n, labels, seed, **sampler)
     features = {k: gather_rows(v) for k, v in evaluate.features(samples).items()}
-    if labelled: labels = torch.cat([labels[i::n_processes()] for i in range(n_processes())])     # as rows are gathered
+    if labelled:
+        labels = torch.cat([labels[i :: n_processes()] for i in range(n_processes())])  # as rows are gathered
     return gather_rows(samples), labels, features
 
 # %% ../nbs/13a_launch.ipynb #2cc84529
-def launch_sampling(run: Run, n_devices: int, device: str, # as in `launch`
-                    **job # of `sampling_job`
-                   ) -> tuple: # as `draw_features`
+def launch_sampling(
+    run: Run,
+    n_devices: int,
+    device: str,  # as in `launch`
+    **job,  # of `sampling_job`
+) -> tuple:  # as `draw_features`
     """Draw samples and features with one process a device. What they are told and what they draw goes through a folder
     of its own inside the run, which is removed."""
     with tempfile.TemporaryDirectory(prefix=".sampling-", dir=run.folder) as d:
@@ -126,18 +174,28 @@ def launch_sampling(run: Run, n_devices: int, device: str, # as in `launch`
     return drawn.pop("samples"), drawn.pop("labels", None), drawn
 
 # %% ../nbs/13a_launch.ipynb #b2087b28
-def convert_first(dataset: str, data: "Path|str" # name, folder of the datasets
-                 ) -> None:
+def convert_first(
+    dataset: str,
+    data: "Path|str",  # name, folder of the datasets
+) -> None:
     "The first process converts a dataset; the others read what it wrote."
     if process_index() == 0:
-        for split in ("train", "test"): load_dataset(dataset, split, data)
+        for split in ("train", "test"):
+            load_dataset(dataset, split, data)
     barrier()
 
-def sampling_job(folder: Path, # with job.json
-                 device: str, model: str, dataset: str, data: str, n_reference: int,
-                 inception: str|None=None, inception_sha256: str|None=None, # Inception's file, its checksum
-                 **drawing # of `draw_features`
-                ) -> None:
+
+def sampling_job(
+    folder: Path,  # with job.json
+    device: str,
+    model: str,
+    dataset: str,
+    data: str,
+    n_reference: int,
+    inception: str | None = None,
+    inception_sha256: str | None = None,  # Inception's file, its checksum
+    **drawing,  # of `draw_features`
+) -> None:
     "What each process of `launch_sampling` does."
     weights = InceptionFeatures(inception, inception_sha256 or INCEPTION_SHA256, device) if inception else None
     convert_first(dataset, data)
@@ -145,8 +203,10 @@ def sampling_job(folder: Path, # with job.json
     evaluate = make_evaluator(train, Path(data), n_reference, weights, Path(data) / "cache")
     samples, labels, features = draw_features(load_model(model, repo_root(), device), evaluate, **drawing)
     drawn = dict(samples=samples, **features)
-    if labels is not None: drawn["labels"] = labels
-    if process_index() == 0: save_file({k: v.contiguous() for k, v in drawn.items()}, folder / "drawn.safetensors")
+    if labels is not None:
+        drawn["labels"] = labels
+    if process_index() == 0:
+        save_file({k: v.contiguous() for k, v in drawn.items()}, folder / "drawn.safetensors")
 
 # %% ../nbs/13a_launch.ipynb #99bcab18
 def command_line() -> argparse.ArgumentParser:
@@ -165,20 +225,27 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 # %% ../nbs/13a_launch.ipynb #4e485d87
-def folder_config(folder: Path, preset: str|None, changes: list # --dataset, and NAME=VALUE of --set
-                 ) -> tuple: # the config, and whether the folder is still to be made
+def folder_config(
+    folder: Path,
+    preset: str | None,
+    changes: list,  # --dataset, and NAME=VALUE of --set
+) -> tuple:  # the config, and whether the folder is still to be made
     """What to train in a folder: what it is asked for, which must be what its params.yaml says. Raises `ValueError`
     where they differ, or if there is neither."""
-    if preset is None and changes: raise ValueError("--set changes the settings of a preset; name it with --dataset")
+    if preset is None and changes:
+        raise ValueError("--set changes the settings of a preset; name it with --dataset")
     for s in changes:
-        if "=" not in s: raise ValueError(f"--set {s} has no '='; write NAME=VALUE")
+        if "=" not in s:
+            raise ValueError(f"--set {s} has no '='; write NAME=VALUE")
     settings = {k: yaml.safe_load(v) for k, v in (s.split("=", 1) for s in changes)}
     asked = get_config(preset, **settings) if preset else None
     if not (folder / "params.yaml").exists():
-        if asked is None: raise ValueError(f"{folder} has no params.yaml; name a preset with --dataset")
+        if asked is None:
+            raise ValueError(f"{folder} has no params.yaml; name a preset with --dataset")
         return asked, True
     differs = other_settings(folder, json.loads(json.dumps(asdict(asked)))) if asked else []
-    if differs and is_free(folder): return asked, True                            # of a run without any result
+    if differs and is_free(folder):
+        return asked, True  # of a run without any result
     if differs:
         advice = "Leave --dataset and --set out to go on with those, or choose another folder"
         raise ValueError(f"{folder} has other settings: {'; '.join(differs)}. {advice}")
@@ -186,8 +253,9 @@ def folder_config(folder: Path, preset: str|None, changes: list # --dataset, and
     return get_config(settings["dataset"], **{k: v for k, v in settings.items() if k != "dataset"}), False
 
 # %% ../nbs/13a_launch.ipynb #c3349c46
-def main(args: list|None=None # command line; None: the process's own
-        ) -> None:
+def main(
+    args: list | None = None,  # command line; None: the process's own
+) -> None:
     """Entry of `python -m cdrl.launch`, alone or under `torchrun`: train a run folder; make it from a preset if it is
     new."""
     parser, device = command_line(), join_group()
@@ -195,15 +263,17 @@ def main(args: list|None=None # command line; None: the process's own
     if a.sampling:
         sampling_job(a.sampling, device, **json.loads((a.sampling / "job.json").read_text()))
         return barrier()
-    try: config, new = folder_config(a.folder, a.dataset, a.set)
-    except ValueError as e: parser.error(str(e))
+    try:
+        config, new = folder_config(a.folder, a.dataset, a.set)
+    except ValueError as e:
+        parser.error(str(e))
     new = from_first_process(new)
     source = a.data or repo_root() / "data"
     convert_first(config.dataset, source)
     data = load_dataset(config.dataset, "train", source)
     trainer = Trainer(config, data, device, a.log_every)
     evaluate = make_evaluator(data, source, a.n_reference)
-    if new and process_index() == 0:                                               # all settings fit
+    if new and process_index() == 0:  # all settings fit
         open_run(a.folder.parent, a.folder.name, "", asdict(config)).close()
     barrier()
     lock = lock_folder(a.folder) if process_index() == 0 and not a.locked else None
@@ -212,4 +282,6 @@ def main(args: list|None=None # command line; None: the process's own
     train_folder(run, trainer, evaluate, a.snapshots, a.checkpoint_every, a.n_progress)
     barrier()
 
-if __name__ == "__main__" and "__file__" in globals(): main()
+
+if __name__ == "__main__" and "__file__" in globals():
+    main()

@@ -11,6 +11,7 @@ __all__ = ['HELD', 'HOLDING', 'sinusoidal_embedding', 'one_hot_label', 'activati
 import math
 import threading
 from contextlib import ExitStack, contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,10 +19,11 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 # %% ../nbs/02_layers.ipynb #3bb466d8
-def sinusoidal_embedding(logsnr: Tensor, # [B]
-                         dim: int, # number of features, even and at least 4
-                         max_period: float=10_000., # ratio of the longest period to the shortest, as in transformers
-                        ) -> Tensor: # [B, dim]
+def sinusoidal_embedding(
+    logsnr: Tensor,  # [B]
+    dim: int,  # number of features, even and at least 4
+    max_period: float = 10_000.0,  # ratio of the longest period to the shortest, as in transformers
+) -> Tensor:  # [B, dim]
     "Sine and cosine features of the noise level (paper, appendix A.1)."
     u = torch.atan(torch.exp(-logsnr / 2)) / (math.pi / 2)
     half = dim // 2
@@ -30,61 +32,78 @@ def sinusoidal_embedding(logsnr: Tensor, # [B]
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 # %% ../nbs/02_layers.ipynb #43cadb6f
-def one_hot_label(label: Tensor|int|None, # [B] long in -1 … n_class-1, an int for all, or None; -1 and None mean "no class"
-                  batch: int, # B
-                  n_class: int, # number of classes
-                  device=None, # where the result lives
-                 ) -> Tensor: # [B, n_class + 1] float; column 0 is "no class"
+def one_hot_label(
+    label: Tensor | int | None,  # [B] long in -1 … n_class-1, an int for all, or None; -1 and None mean "no class"
+    batch: int,  # B
+    n_class: int,  # number of classes
+    device=None,  # where the result lives
+) -> Tensor:  # [B, n_class + 1] float; column 0 is "no class"
     "One-hot labels with the 'no class' token first. Raises `ValueError` outside -1 … n_class-1."
     label = torch.as_tensor(-1 if label is None else label, device=device)
     if label.numel() and not (-1 <= int(label.min()) and int(label.max()) < n_class):
-        raise ValueError(f"label must be in 0 … {n_class - 1}, or -1 for no class; got {int(label.min())} … {int(label.max())}")
+        raise ValueError(
+            f"label must be in 0 … {n_class - 1}, or -1 for no class; got {int(label.min())} … {int(label.max())}"
+        )
     return F.one_hot(label.long().expand(batch) + 1, n_class + 1).float()
 
 # %% ../nbs/02_layers.ipynb #df947e10
-def activation(name: str # "silu", "relu" or "leaky_relu" (slope 0.2, the paper's EBM)
-              ) -> nn.Module:
+def activation(
+    name: str,  # "silu", "relu" or "leaky_relu" (slope 0.2, the paper's EBM)
+) -> nn.Module:
     "An activation by name."
     known = dict(silu=nn.SiLU(), relu=nn.ReLU(), leaky_relu=nn.LeakyReLU(0.2))
-    if name not in known: raise ValueError(f"activation {name!r} is unknown; choose one of {', '.join(known)}")
+    if name not in known:
+        raise ValueError(f"activation {name!r} is unknown; choose one of {', '.join(known)}")
     return known[name]
 
 # %% ../nbs/02_layers.ipynb #dc3a7545
 class Embedding(nn.Module):
     "Noise level (and label) → embedding `[B, dim_emb]`: sinusoids, a two-layer MLP, plus a linear map of the one-hot label."
-    def __init__(self, dim: int, # sinusoidal features
-                 dim_emb: int, # size of the embedding
-                 n_class: int=0, # 0: unconditional
-                 act: str="silu", # between the two layers
-                 norm=lambda layer: layer, # wraps every layer, e.g. spectral_norm
-                ):
+
+    def __init__(
+        self,
+        dim: int,  # sinusoidal features
+        dim_emb: int,  # size of the embedding
+        n_class: int = 0,  # 0: unconditional
+        act: str = "silu",  # between the two layers
+        norm=lambda layer: layer,  # wraps every layer, e.g. spectral_norm
+    ):
         super().__init__()
         self.dim, self.n_class = dim, n_class
         self.mlp = nn.Sequential(norm(nn.Linear(dim, dim_emb)), activation(act), norm(nn.Linear(dim_emb, dim_emb)))
         self.class_map = norm(nn.Linear(n_class + 1, dim_emb)) if n_class else None
-    def forward(self, logsnr: Tensor, # [B]; or [R] levels, if `level` says which is whose
-                label: Tensor|int|None=None, # see `one_hot_label`
-                level: Tensor|None=None # [B] long: sample i has log-SNR logsnr[level[i]]
-               ) -> Tensor: # [B, dim_emb]
-        if label is not None and not self.n_class: raise ValueError("this model has no classes; label must be None")
+
+    def forward(
+        self,
+        logsnr: Tensor,  # [B]; or [R] levels, if `level` says which is whose
+        label: Tensor | int | None = None,  # see `one_hot_label`
+        level: Tensor | None = None,  # [B] long: sample i has log-SNR logsnr[level[i]]
+    ) -> Tensor:  # [B, dim_emb]
+        if label is not None and not self.n_class:
+            raise ValueError("this model has no classes; label must be None")
         emb = self.mlp(sinusoidal_embedding(logsnr, self.dim).to(next(self.parameters()).dtype))
-        if level is not None: emb, logsnr = emb[level], level
-        if self.n_class: emb = emb + self.class_map(one_hot_label(label, len(logsnr), self.n_class, logsnr.device).to(emb.dtype))
+        if level is not None:
+            emb, logsnr = emb[level], level
+        if self.n_class:
+            emb = emb + self.class_map(one_hot_label(label, len(logsnr), self.n_class, logsnr.device).to(emb.dtype))
         return emb
 
 # %% ../nbs/02_layers.ipynb #0136f97d
-def layer(c_in: int, # input channels
-          c_out: int, # output channels
-          n_dims: int=2, # 2: images [B, C, H, W]; 0: points [B, C]
-          kernel: int=3, # side of the convolution
-         ) -> nn.Module:
+def layer(
+    c_in: int,  # input channels
+    c_out: int,  # output channels
+    n_dims: int = 2,  # 2: images [B, C, H, W]; 0: points [B, C]
+    kernel: int = 3,  # side of the convolution
+) -> nn.Module:
     "A convolution that keeps the size (images) or a linear layer (points)."
     return nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2) if n_dims == 2 else nn.Linear(c_in, c_out)
 
 # %% ../nbs/02_layers.ipynb #482c4acd
-def affine(x: Tensor, # [B, C, H, W] or [B, C]
-           weight: Tensor, bias: Tensor # of a `layer`
-          ) -> Tensor:
+def affine(
+    x: Tensor,  # [B, C, H, W] or [B, C]
+    weight: Tensor,
+    bias: Tensor,  # of a `layer`
+) -> Tensor:
     "What a `layer` does, with weights given from outside, in their precision."
     x = x.to(weight.dtype)
     return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2) if weight.dim() == 4 else F.linear(x, weight, bias)
@@ -92,49 +111,72 @@ def affine(x: Tensor, # [B, C, H, W] or [B, C]
 # %% ../nbs/02_layers.ipynb #3f464ae8
 class PointFeatures(nn.Module):
     "Coordinates times `scale`, and sines and cosines of `n` random frequencies (Tancik et al. 2020): `[B, D]` → `[B, D + 2n]`."
-    def __init__(self, dim: int, # D
-                 scale: float=1.0, # factor on the plain coordinates
-                 std: float=0.0, # standard deviation of the frequencies, in cycles per unit; 0: no Fourier features
-                 n: int=64, # frequencies
-                ):
+
+    def __init__(
+        self,
+        dim: int,  # D
+        scale: float = 1.0,  # factor on the plain coordinates
+        std: float = 0.0,  # standard deviation of the frequencies, in cycles per unit; 0: no Fourier features
+        n: int = 64,  # frequencies
+    ):
         super().__init__()
         self.scale, self.n_out = scale, dim + 2 * n * bool(std)
-        if std: self.register_buffer("frequencies", std * torch.randn(dim, n))
+        if std:
+            self.register_buffer("frequencies", std * torch.randn(dim, n))
+
     def forward(self, x: Tensor) -> Tensor:
-        if self.n_out == x.shape[1]: return self.scale * x
+        if self.n_out == x.shape[1]:
+            return self.scale * x
         angle = x @ (2 * math.pi * self.frequencies)
         return torch.cat([self.scale * x, angle.sin(), angle.cos()], dim=1)
 
 # %% ../nbs/02_layers.ipynb #645f6c5e
 class EnergyBlock(nn.Module):
     "Residual block without normalisation (paper, appendix A.1; DRL's ResNet)."
-    def __init__(self, c_in: int, c_out: int, # channels
-                 dim_emb: int, # size of the embedding
-                 act: str="leaky_relu",
-                 conditioning: str="add", # "add" (paper) or "film"
-                 n_dims: int=2, # 2: images, 0: points
-                 norm=lambda layer: layer, # wraps every layer
-                ):
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,  # channels
+        dim_emb: int,  # size of the embedding
+        act: str = "leaky_relu",
+        conditioning: str = "add",  # "add" (paper) or "film"
+        n_dims: int = 2,  # 2: images, 0: points
+        norm=lambda layer: layer,  # wraps every layer
+    ):
         super().__init__()
-        if conditioning not in ("add", "film"): raise ValueError(f"conditioning {conditioning!r} is unknown; choose one of add, film")
+        if conditioning not in ("add", "film"):
+            raise ValueError(f"conditioning {conditioning!r} is unknown; choose one of add, film")
         self.act, self.film, self.n_dims = activation(act), conditioning == "film", n_dims
         self.conv1, self.conv2 = norm(layer(c_in, c_out, n_dims)), norm(layer(c_out, c_out, n_dims))
         self.noise_map = norm(nn.Linear(dim_emb, c_out * (2 if self.film else 1)))
         self.gain = nn.Parameter(torch.ones(1, c_out, *[1] * n_dims))
         self.shortcut = norm(layer(c_in, c_out, n_dims)) if c_in != c_out else nn.Identity()
-    def condition(self, emb: Tensor # [B, dim_emb]
-                 ) -> tuple: # shift, or (scale, shift): each [B, C, 1, 1] (points: [B, C]), fixed along a chain
+
+    def condition(
+        self,
+        emb: Tensor,  # [B, dim_emb]
+    ) -> tuple:  # shift, or (scale, shift): each [B, C, 1, 1] (points: [B, C]), fixed along a chain
         c = self.noise_map(self.act(emb))
         c = c.reshape(*c.shape, *[1] * self.n_dims)
-        if not self.film: return (self.act(c),)
+        if not self.film:
+            return (self.act(c),)
         scale, shift = c.chunk(2, dim=1)
         return 1 + scale, shift
-    def weights(self) -> tuple: # (W, b) of both convolutions, the second with its gain, and of the shortcut (None: identity)
+
+    def weights(
+        self,
+    ) -> tuple:  # (W, b) of both convolutions, the second with its gain, and of the shortcut (None: identity)
         "The block's matrices, fixed along a chain: normalised, and with the gain multiplied in."
-        g, w = self.gain.flatten(), self.conv2.weight                              # a normalised weight is computed whenever it is asked for: once
+        g, w = self.gain.flatten(), self.conv2.weight  # a normalised weight is computed whenever it is asked for: once
         second = w * g.reshape(-1, *[1] * (w.dim() - 1)), self.conv2.bias * g
-        return (self.conv1.weight, self.conv1.bias), second, None if isinstance(self.shortcut, nn.Identity) else (self.shortcut.weight, self.shortcut.bias)
-    def forward(self, x: Tensor, cond: tuple, weights: tuple|None=None) -> Tensor:
+        return (
+            (self.conv1.weight, self.conv1.bias),
+            second,
+            None if isinstance(self.shortcut, nn.Identity) else (self.shortcut.weight, self.shortcut.bias),
+        )
+
+    def forward(self, x: Tensor, cond: tuple, weights: tuple | None = None) -> Tensor:
         first, second, shortcut = weights or self.weights()
         h = affine(self.act(x), *first)
         h = h + cond[0] if len(cond) == 1 else torch.addcmul(cond[1], h, cond[0])
@@ -143,9 +185,14 @@ class EnergyBlock(nn.Module):
 # %% ../nbs/02_layers.ipynb #eed8b457
 class GroupNorm(nn.GroupNorm):
     "Group normalisation that computes half-precision input in fp32: more accurate, and on the CPU several times faster than PyTorch's bf16 kernel."
+
     def forward(self, x: Tensor) -> Tensor:
-        if x.element_size() >= 4: return super().forward(x)
-        return F.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps).to(self.weight.dtype)
+        if x.element_size() >= 4:
+            return super().forward(x)
+        return F.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps).to(
+            self.weight.dtype
+        )
+
 
 def group_norm(groups: int, channels: int) -> GroupNorm:
     "Group normalisation with the ε = 1e-6 that the reference numbers of the authors' network imply (PyTorch's default is 1e-5)."
@@ -154,18 +201,23 @@ def group_norm(groups: int, channels: int) -> GroupNorm:
 # %% ../nbs/02_layers.ipynb #43e8c4ff
 class UNetBlock(nn.Module):
     "ADM's residual block (paper, appendix A.1): norm → act → (resample) → conv, twice, with scale-and-shift conditioning."
-    def __init__(self, c_in: int, c_out: int, # channels
-                 dim_emb: int, # size of the embedding
-                 resample: str|None=None, # None, "down" (average of 2×2) or "up" (nearest neighbour)
-                 dropout: float=0.1, # before the second convolution
-                 groups: int=32, # of the group normalisation
-                ):
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,  # channels
+        dim_emb: int,  # size of the embedding
+        resample: str | None = None,  # None, "down" (average of 2×2) or "up" (nearest neighbour)
+        dropout: float = 0.1,  # before the second convolution
+        groups: int = 32,  # of the group normalisation
+    ):
         super().__init__()
         self.norm1, self.conv1 = group_norm(groups, c_in), nn.Conv2d(c_in, c_out, 3, padding=1)
         self.norm2, self.conv2 = group_norm(groups, c_out), nn.Conv2d(c_out, c_out, 3, padding=1)
         self.modulation, self.drop = nn.Linear(dim_emb, 2 * c_out), nn.Dropout(dropout)
         self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
         self.resample = dict(down=nn.AvgPool2d(2), up=nn.Upsample(scale_factor=2)).get(resample, nn.Identity())
+
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.conv1(self.resample(F.silu(self.norm1(x))))
         scale, shift = self.modulation(F.silu(emb))[..., None, None].chunk(2, dim=1)
@@ -175,20 +227,33 @@ class UNetBlock(nn.Module):
 # %% ../nbs/02_layers.ipynb #26313de7
 class SelfAttention(nn.Module):
     "Single-head self-attention over the pixels of a feature map, with a residual connection (ADM)."
-    def __init__(self, channels: int, groups: int=32):
+
+    def __init__(self, channels: int, groups: int = 32):
         super().__init__()
-        self.norm, self.qkv, self.out = group_norm(groups, channels), nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
-    def forward(self, x: Tensor, # [B, C, H, W]
-                emb: Tensor|None=None # not used: attention does not depend on the noise level
-               ) -> Tensor:
-        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)     # each [B, H·W, C]
-        with torch.autocast("cpu", enabled=False):                                      # on the CPU in fp32: PyTorch's bf16 kernel is many times slower
-            if x.device.type == "cpu": q, k, v = (z.float() if z.element_size() < 4 else z for z in (q, k, v))
-            h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)                 # softmax(qkᵀ/√C) v
+        self.norm, self.qkv, self.out = (
+            group_norm(groups, channels),
+            nn.Conv2d(channels, 3 * channels, 1),
+            nn.Conv2d(channels, channels, 1),
+        )
+
+    def forward(
+        self,
+        x: Tensor,  # [B, C, H, W]
+        emb: Tensor | None = None,  # not used: attention does not depend on the noise level
+    ) -> Tensor:
+        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)  # each [B, H·W, C]
+        with torch.autocast("cpu", enabled=False):  # on the CPU in fp32: PyTorch's bf16 kernel is many times slower
+            if x.device.type == "cpu":
+                q, k, v = (z.float() if z.element_size() < 4 else z for z in (q, k, v))
+            h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)  # softmax(qkᵀ/√C) v
         return x + self.out(h.reshape(x.shape).to(self.out.weight.dtype))
 
 # %% ../nbs/02_layers.ipynb #075b5f1e
-HELD, HOLDING = {}, threading.RLock() # by the id of a module or parameter: (it, its flag, the flag's value before, how many hold it)
+HELD, HOLDING = (
+    {},
+    threading.RLock(),
+)  # by the id of a module or parameter: (it, its flag, the flag's value before, how many hold it)
+
 
 def hold(thing, flag: str) -> None:
     "Set a flag to False until it has been released as often as it was held."
@@ -196,28 +261,35 @@ def hold(thing, flag: str) -> None:
     HELD[id(thing)] = thing, flag, before, n + 1
     setattr(thing, flag, False)
 
+
 def release(thing) -> None:
     "Undo one `hold`."
     _, flag, before, n = HELD.pop(id(thing))
-    if n > 1: HELD[id(thing)] = thing, flag, before, n - 1
-    else: setattr(thing, flag, before)
+    if n > 1:
+        HELD[id(thing)] = thing, flag, before, n - 1
+    else:
+        setattr(thing, flag, before)
 
 # %% ../nbs/02_layers.ipynb #c3834778
 @contextmanager
-def frozen(*modules: nn.Module # networks to sample from
-          ):
+def frozen(
+    *modules: nn.Module,  # networks to sample from
+):
     """Inside, the modules are in evaluation mode, their parameters take no gradient and normalised weights are computed once; PyTorch's inference mode, which knows no gradients at all, is left.
     On exit the former state is restored, also after an error. Of a network and its deep copy only one may be evaluated inside: PyTorch's memory of normalised weights takes them for the same."""
     flags = [(m, "training") for module in modules for m in module.modules()]
     flags += [(p, "requires_grad") for module in modules for p in module.parameters()]
     with HOLDING:
-        for thing, flag in flags: hold(thing, flag)
+        for thing, flag in flags:
+            hold(thing, flag)
     try:
         with ExitStack() as stack:
             if torch.is_inference_mode_enabled():
-                stack.enter_context(torch.inference_mode(False)); stack.enter_context(torch.no_grad())
+                stack.enter_context(torch.inference_mode(False))
+                stack.enter_context(torch.no_grad())
             stack.enter_context(parametrize.cached())
             yield
     finally:
         with HOLDING:
-            for thing, _ in flags: release(thing)
+            for thing, _ in flags:
+                release(thing)

@@ -18,8 +18,8 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 from fastcore.basics import patch
+from torch import Tensor
 from tqdm import tqdm
 
 from .layers import frozen
@@ -29,184 +29,242 @@ from .sampler import mala
 from .schedule import bcast, posterior_mean, rand, randn
 
 # %% ../nbs/11c_likelihood.ipynb #8d81bb9a
-def dequantise(x: Tensor, # [N, …] data whose values are a multiple of `bin_width` apart
-               bin_width: float, # Δ: 2 / (number of grey values - 1) for data in [-1, 1]
-               generator: torch.Generator|None=None
-              ) -> Tensor: # like x
+def dequantise(
+    x: Tensor,  # [N, …] data whose values are a multiple of `bin_width` apart
+    bin_width: float,  # Δ: 2 / (number of grey values - 1) for data in [-1, 1]
+    generator: torch.Generator | None = None,
+) -> Tensor:  # like x
     "Uniform noise as wide as the gap between two values, eq. (1)."
     return x + bin_width * (torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype) - 0.5)
 
 # %% ../nbs/11c_likelihood.ipynb #bd6ee286
-def bits_per_dim(log_p: Tensor, # [N] log-density of dequantised data in nats
-                 n_dims: int, # D
-                 bin_width: float # Δ in the data's own units
-                ) -> Tensor: # [N]
+def bits_per_dim(
+    log_p: Tensor,  # [N] log-density of dequantised data in nats
+    n_dims: int,  # D
+    bin_width: float,  # Δ in the data's own units
+) -> Tensor:  # [N]
     "Bits for each dimension that a code by this density needs, eq. (1)."
     return -(log_p / n_dims + math.log(bin_width)) / math.log(2)
 
 # %% ../nbs/11c_likelihood.ipynb #d57ffe1d
-def log_mean_exp(log_w: Tensor, # [..., S]
-                ) -> Tensor: # [...]
+def log_mean_exp(
+    log_w: Tensor,  # [..., S]
+) -> Tensor:  # [...]
     "Logarithm of the mean of weights, eq. (2)."
     return log_w.logsumexp(-1) - math.log(log_w.shape[-1])
 
-def effective_size(log_w: Tensor, # [..., S]
-                  ) -> Tensor: # [...], between 1 and S
+
+def effective_size(
+    log_w: Tensor,  # [..., S]
+) -> Tensor:  # [...], between 1 and S
     "How many of S weights count, (Σw)²/Σw²."
     return (2 * log_w.logsumexp(-1) - (2 * log_w).logsumexp(-1)).exp()
 
-def log_mean_error(log_w: Tensor, # [..., S]
-                  ) -> Tensor: # [...]; nan for S = 1
+
+def log_mean_error(
+    log_w: Tensor,  # [..., S]
+) -> Tensor:  # [...]; nan for S = 1
     "Standard error of `log_mean_exp`, by the delta method."
     S = log_w.shape[-1]
-    return ((S / effective_size(log_w) - 1).clamp_min(0) / (S - 1)).sqrt() if S > 1 else torch.full_like(log_w[..., 0], torch.nan)
+    return (
+        ((S / effective_size(log_w) - 1).clamp_min(0) / (S - 1)).sqrt()
+        if S > 1
+        else torch.full_like(log_w[..., 0], torch.nan)
+    )
 
 # %% ../nbs/11c_likelihood.ipynb #50d2d94f
 @dataclass
 class Likelihood:
     """Log-likelihoods of N samples in nats. `lower` and `upper` are the two sides, and are None where a method has none;
     errors are standard errors of each sample's number; `effective` is the effective sample size of the importance weights."""
-    estimate: Tensor # [N]
-    error: Tensor # [N]
-    lower: Tensor|None=None # [N]
-    upper: Tensor|None=None # [N]
-    effective: Tensor|None=None # [N]
+
+    estimate: Tensor  # [N]
+    error: Tensor  # [N]
+    lower: Tensor | None = None  # [N]
+    upper: Tensor | None = None  # [N]
+    effective: Tensor | None = None  # [N]
+
     def shifted(self, by: float) -> "Likelihood":
         "The same in other coordinates: `by` is added to all log-likelihoods."
         move = lambda v: None if v is None else v + by
         return replace(self, estimate=move(self.estimate), lower=move(self.lower), upper=move(self.upper))
-    def mean(self) -> dict: # name: (mean over the samples, its standard error)
+
+    def mean(self) -> dict:  # name: (mean over the samples, its standard error)
         "Means over the samples; the errors are those of other samples, the noise of the estimates included."
         known = dict(estimate=self.estimate, lower=self.lower, upper=self.upper, effective=self.effective)
         return {k: (v.mean().item(), (v.std() / len(v) ** 0.5).item()) for k, v in known.items() if v is not None}
 
 # %% ../nbs/11c_likelihood.ipynb #1cc266af
-def log_normal(x: Tensor, # [B, …]
-               mean: Tensor, # like x
-               sigma: Tensor # scalar: standard deviation
-              ) -> Tensor: # [B]
+def log_normal(
+    x: Tensor,  # [B, …]
+    mean: Tensor,  # like x
+    sigma: Tensor,  # scalar: standard deviation
+) -> Tensor:  # [B]
     "log N(x; mean, σ² I), with its constant."
     D = math.prod(x.shape[1:])
-    return -(x - mean).flatten(1).square().sum(1) / (2 * sigma ** 2) - D * (sigma.log() + math.log(2 * math.pi) / 2)
+    return -(x - mean).flatten(1).square().sum(1) / (2 * sigma**2) - D * (sigma.log() + math.log(2 * math.pi) / 2)
 
 # %% ../nbs/11c_likelihood.ipynb #468bb564
-def recovery_density(model, x_next: Tensor, # [B, …] x_{t+1}
-                     t: int, label=None, # as in `CDRL.target`
-                    ): # callable y [B, …] → (log π(y) [B], its gradient like y)
+def recovery_density(
+    model,
+    x_next: Tensor,  # [B, …] x_{t+1}
+    t: int,
+    label=None,  # as in `CDRL.target`
+):  # callable y [B, …] → (log π(y) [B], its gradient like y)
     "The recovery density of a level without its constant (notebook 05, eq. 1)."
     B = len(x_next)
     target = model.target(torch.full((B,), t, device=x_next.device), label)
     tether = model.schedule.tether[t].expand(B)
+
     def density(y):
         F, score = target(y)
         return recovery_log_density(F, y, x_next, tether), recovery_score(score, y, x_next, tether)
+
     return density
 
 # %% ../nbs/11c_likelihood.ipynb #378fda54
 @dataclass
 class Chain:
     "The chain of one level given x_{t+1}: where it begins, N(mean, sigma² I), what it runs on, and how."
-    mean: Tensor # [B, …] g(x_{t+1}; t)
-    sigma: Tensor # scalar σ̃
-    step: Tensor # scalar s
-    n_steps: int # K
-    metropolis: bool # accept or reject each step
-    back: str # inference's way back: "bridge" (eq. 4) or "plain"
-    density: object # callable y → (log π [B], gradient); not called if K = 0
+
+    mean: Tensor  # [B, …] g(x_{t+1}; t)
+    sigma: Tensor  # scalar σ̃
+    step: Tensor  # scalar s
+    n_steps: int  # K
+    metropolis: bool  # accept or reject each step
+    back: str  # inference's way back: "bridge" (eq. 4) or "plain"
+    density: object  # callable y → (log π [B], gradient); not called if K = 0
 
 # %% ../nbs/11c_likelihood.ipynb #d057bd26
-def langevin_drift(chain: Chain, y: Tensor, grad: Tensor, # [B, …] a point, and G there
-                   k: "int|None"=None # None: forward; else the drift from y^{k+1} back to y^k
-                  ) -> Tensor: # like y
+def langevin_drift(
+    chain: Chain,
+    y: Tensor,
+    grad: Tensor,  # [B, …] a point, and G there
+    k: "int|None" = None,  # None: forward; else the drift from y^{k+1} back to y^k
+) -> Tensor:  # like y
     "What a step of the chain or of the inference follows, eqs. (3) and (4)."
-    if k is None or chain.back == "plain": return grad
-    a = 1 - chain.step ** 2 / (2 * chain.sigma ** 2)
+    if k is None or chain.back == "plain":
+        return grad
+    a = 1 - chain.step**2 / (2 * chain.sigma**2)
     mix = 1 - a ** (2 * k)
-    return 2 * ((1 - mix) * (chain.mean - y) / chain.sigma ** 2 + mix * grad) - grad
+    return 2 * ((1 - mix) * (chain.mean - y) / chain.sigma**2 + mix * grad) - grad
 
 # %% ../nbs/11c_likelihood.ipynb #cca5bba3
-def run_langevin(chain: Chain, y: Tensor, # [B, …] y^0, or y^K if `back`
-                 back: bool, generator: torch.Generator
-                ) -> tuple: # the other end, like y, and Σ log N(y^{k+1} | y^k) - log N(y^k | y^{k+1}) [B]
+def run_langevin(
+    chain: Chain,
+    y: Tensor,  # [B, …] y^0, or y^K if `back`
+    back: bool,
+    generator: torch.Generator,
+) -> tuple:  # the other end, like y, and Σ log N(y^{k+1} | y^k) - log N(y^k | y^{k+1}) [B]
     "K plain Langevin steps, forward or as inference runs them backward, with the log-ratio of both ways."
-    s, total = chain.step, 0.
+    s, total = chain.step, 0.0
     grad = chain.density(y)[1]
     for i in range(chain.n_steps):
-        k = chain.n_steps - 1 - i if back else i                               # the step between y^k and y^{k+1}
-        new = y + s ** 2 / 2 * langevin_drift(chain, y, grad, k if back else None) + s * randn(y, generator)
+        k = chain.n_steps - 1 - i if back else i  # the step between y^k and y^{k+1}
+        new = y + s**2 / 2 * langevin_drift(chain, y, grad, k if back else None) + s * randn(y, generator)
         new_grad = chain.density(new)[1]
         lower, upper = ((new, new_grad), (y, grad)) if back else ((y, grad), (new, new_grad))
-        ahead = upper[0] - lower[0] - s ** 2 / 2 * langevin_drift(chain, *lower)
-        behind = lower[0] - upper[0] - s ** 2 / 2 * langevin_drift(chain, *upper, k)
-        total = total + (behind.square() - ahead.square()).flatten(1).sum(1) / (2 * s ** 2)
+        ahead = upper[0] - lower[0] - s**2 / 2 * langevin_drift(chain, *lower)
+        behind = lower[0] - upper[0] - s**2 / 2 * langevin_drift(chain, *upper, k)
+        total = total + (behind.square() - ahead.square()).flatten(1).sum(1) / (2 * s**2)
         y, grad = new, new_grad
     return y, total
 
 # %% ../nbs/11c_likelihood.ipynb #03d92119
-def run_metropolis(chain: Chain, y: Tensor, back: bool, generator: torch.Generator # as in `run_langevin`
-                  ) -> tuple: # the other end, and log π(y^K) - log π(y^0) [B]
+def run_metropolis(
+    chain: Chain,
+    y: Tensor,
+    back: bool,
+    generator: torch.Generator,  # as in `run_langevin`
+) -> tuple:  # the other end, and log π(y^K) - log π(y^0) [B]
     "K corrected steps: the same chain in both directions."
     end = mala(chain.density, y, chain.step.expand(len(y)), chain.n_steps, generator)
     gain = chain.density(end)[0] - chain.density(y)[0]
     return end, -gain if back else gain
 
 # %% ../nbs/11c_likelihood.ipynb #b252880e
-def run_chain(chain: Chain, y: Tensor, back: bool, generator: torch.Generator) -> tuple: # as in `run_langevin`
+def run_chain(chain: Chain, y: Tensor, back: bool, generator: torch.Generator) -> tuple:  # as in `run_langevin`
     "The chain of a level, forward or backward, with the log-ratio of its transitions to those of the inference."
-    if not chain.n_steps: return y, y.new_zeros(len(y))
+    if not chain.n_steps:
+        return y, y.new_zeros(len(y))
     return (run_metropolis if chain.metropolis else run_langevin)(chain, y, back, generator)
 
 # %% ../nbs/11c_likelihood.ipynb #7274df6a
 @dataclass
 class SamplerOptions:
     "How the sampler samples, as in `CDRL.sample`; None is the model's own."
-    n_langevin: "int|list|None"=None # K
-    step_scale: float=1.0 # multiplies the step sizes
-    metropolis: bool|None=None # accept or reject each step
-    back: str="bridge" # inference's way back, eq. (4), or "plain"
+
+    n_langevin: "int|list|None" = None  # K
+    step_scale: float = 1.0  # multiplies the step sizes
+    metropolis: bool | None = None  # accept or reject each step
+    back: str = "bridge"  # inference's way back, eq. (4), or "plain"
 
 # %% ../nbs/11c_likelihood.ipynb #e068d60e
 def check_sampler(model, options: SamplerOptions) -> SamplerOptions:
     "The options with the model's own filled in. Raises `ValueError` for a sampler that has no density, or what is unknown."
     if model.initializer is None or not bool((model.schedule.init_sigma > 0).all()):
-        raise ValueError("the sampler's density needs an initializer that draws with noise; "
-                         "for this model choose method='ladder' or 'marginal'")
-    if options.back not in ("bridge", "plain"): raise ValueError(f"back is {options.back!r}; choose 'bridge' or 'plain'")
+        raise ValueError(
+            "the sampler's density needs an initializer that draws with noise; "
+            "for this model choose method='ladder' or 'marginal'"
+        )
+    if options.back not in ("bridge", "plain"):
+        raise ValueError(f"back is {options.back!r}; choose 'bridge' or 'plain'")
     steps = as_steps(model.n_langevin if options.n_langevin is None else options.n_langevin, model.schedule.n_levels)
     corrected = model.metropolis if options.metropolis is None else options.metropolis
     return replace(options, n_langevin=steps, metropolis=corrected, step_scale=finite("step_scale", options.step_scale))
 
 # %% ../nbs/11c_likelihood.ipynb #6ad75cd7
-def level_chain(model, x_next: Tensor, # [B, …] x_{t+1}
-                t: int, label, options: SamplerOptions # of `check_sampler`
-               ) -> Chain:
+def level_chain(
+    model,
+    x_next: Tensor,  # [B, …] x_{t+1}
+    t: int,
+    label,
+    options: SamplerOptions,  # of `check_sampler`
+) -> Chain:
     "The sampler's chain at a level."
     s, levels = model.schedule, torch.full((len(x_next),), t, device=x_next.device)
     density = recovery_density(model, x_next, t, label) if options.n_langevin[t] else None
-    return Chain(model.initial_mean(x_next, levels, label), s.init_sigma[t], options.step_scale * s.step_size[t],
-                 options.n_langevin[t], options.metropolis, options.back, density)
+    return Chain(
+        model.initial_mean(x_next, levels, label),
+        s.init_sigma[t],
+        options.step_scale * s.step_size[t],
+        options.n_langevin[t],
+        options.metropolis,
+        options.back,
+        density,
+    )
 
 # %% ../nbs/11c_likelihood.ipynb #84dee86e
-def noising(model, x: Tensor, t: int) -> tuple: # mean like x, and width
+def noising(model, x: Tensor, t: int) -> tuple:  # mean like x, and width
     "The law of x_{t+1} given x_t, as in training: N(√(1-σ²) x_t, σ²)."
     sigma = model.schedule.sigma[t]
-    return (1 - sigma ** 2).sqrt() * x, sigma
+    return (1 - sigma**2).sqrt() * x, sigma
 
 # %% ../nbs/11c_likelihood.ipynb #2ffddc7b
-def level_log_weight(model, chain: Chain, t: int, x: Tensor, x_next: Tensor, # [B, …] x_t and x_{t+1}
-                     y_init: Tensor, ratio: Tensor # y_t^0, and the log-ratio of `run_chain`
-                    ) -> Tensor: # [B]
+def level_log_weight(
+    model,
+    chain: Chain,
+    t: int,
+    x: Tensor,
+    x_next: Tensor,  # [B, …] x_t and x_{t+1}
+    y_init: Tensor,
+    ratio: Tensor,  # y_t^0, and the log-ratio of `run_chain`
+) -> Tensor:  # [B]
     "What one level adds to log w: log p(x_t | x_{t+1}) - log q(x_{t+1} | x_t), along the chain."
     D = math.prod(x.shape[1:])
     guess = log_normal(y_init, chain.mean, chain.sigma)
     return guess + ratio + D * model.schedule.alpha[t].log() - log_normal(x_next, *noising(model, x, t))
 
 # %% ../nbs/11c_likelihood.ipynb #3d99e2cd
-def infer(model, x: Tensor, # [B, …] samples of level 0
-          label, options: SamplerOptions, generator: torch.Generator
-         ) -> Tensor: # [B] log w
+def infer(
+    model,
+    x: Tensor,  # [B, …] samples of level 0
+    label,
+    options: SamplerOptions,
+    generator: torch.Generator,
+) -> Tensor:  # [B] log w
     "One walk up from each sample: E w = p(x_0), eq. (3)."
-    log_w = 0.
+    log_w = 0.0
     for t in range(model.schedule.n_levels):
         mean, sigma = noising(model, x, t)
         x_next = mean + sigma * randn(x, generator)
@@ -217,8 +275,9 @@ def infer(model, x: Tensor, # [B, …] samples of level 0
     return log_w + log_normal(x, torch.zeros_like(x), torch.ones((), device=x.device))
 
 # %% ../nbs/11c_likelihood.ipynb #57214c64
-def generate(model, n: int, label, options: SamplerOptions, generator: torch.Generator
-            ) -> tuple: # x_0 [n, …] and log w [n] of the way it was made
+def generate(
+    model, n: int, label, options: SamplerOptions, generator: torch.Generator
+) -> tuple:  # x_0 [n, …] and log w [n] of the way it was made
     "Samples of level 0 as Algorithm 2 draws them, with the log-weight of their own way: E 1/w = 1/p(x_0)."
     x = torch.randn(n, *model.shape, generator=generator, device=model.device)
     log_w = log_normal(x, torch.zeros_like(x), torch.ones((), device=x.device))
@@ -232,14 +291,18 @@ def generate(model, n: int, label, options: SamplerOptions, generator: torch.Gen
     return x, log_w
 
 # %% ../nbs/11c_likelihood.ipynb #ebf2e879
-def bennett(forward: Tensor, # [..., n] log-weights of runs forward
-            back: Tensor # [..., m] log-weights of runs back
-           ) -> tuple: # log Z_1/Z_0 [...] and its standard error
+def bennett(
+    forward: Tensor,  # [..., n] log-weights of runs forward
+    back: Tensor,  # [..., m] log-weights of runs back
+) -> tuple:  # log Z_1/Z_0 [...] and its standard error
     "Bennett's acceptance ratio, eq. (6), with his formula for the error."
     f, r = forward.double(), back.double()
     n, m = f.shape[-1], r.shape[-1]
     odds = math.log(m / n)
-    def shares(L): return (f - L[..., None] + odds).sigmoid(), (L[..., None] - r - odds).sigmoid()
+
+    def shares(L):
+        return (f - L[..., None] + odds).sigmoid(), (L[..., None] - r - odds).sigmoid()
+
     low = torch.minimum(f.amin(-1), r.amin(-1)) - abs(odds) - 1
     high = torch.maximum(f.amax(-1), r.amax(-1)) + abs(odds) + 1
     for _ in range(60):
@@ -255,112 +318,138 @@ def bennett(forward: Tensor, # [..., n] log-weights of runs forward
 @dataclass
 class LogRatio:
     "log Z_1/Z_0 from runs in both directions; the last dimension counts runs."
-    forward: Tensor # [..., n] log-weights of runs from the start
-    back: "Tensor|None"=None # [..., m] of runs from the end
+
+    forward: Tensor  # [..., n] log-weights of runs from the start
+    back: "Tensor|None" = None  # [..., m] of runs from the end
+
     @property
-    def lower(self) -> Tensor: # [...]
+    def lower(self) -> Tensor:  # [...]
         "Too low on average."
         return log_mean_exp(self.forward)
+
     @property
-    def upper(self) -> Tensor: # [...]
+    def upper(self) -> Tensor:  # [...]
         "Too high on average, if the runs back began in the end's own law."
         return -log_mean_exp(-self.back)
+
     @property
-    def estimate(self) -> Tensor: # [...]
+    def estimate(self) -> Tensor:  # [...]
         "Bennett's ratio; without runs back, the lower side."
         return self.lower if self.back is None else bennett(self.forward, self.back)[0]
+
     @property
-    def error(self) -> Tensor: # [...]
+    def error(self) -> Tensor:  # [...]
         return log_mean_error(self.forward) if self.back is None else bennett(self.forward, self.back)[1]
 
 # %% ../nbs/11c_likelihood.ipynb #261d1fb8
-def between(ends: tuple, # (log π_0 [B], ∇ [B, …], log π_1 [B], ∇ [B, …])
-            beta: float # 0 … 1
-           ) -> tuple: # log π_β [B] and its gradient
+def between(
+    ends: tuple,  # (log π_0 [B], ∇ [B, …], log π_1 [B], ∇ [B, …])
+    beta: float,  # 0 … 1
+) -> tuple:  # log π_β [B] and its gradient
     "The geometric mixture of both ends."
     log_0, grad_0, log_1, grad_1 = ends
     return torch.lerp(log_0, log_1, beta), torch.lerp(grad_0, grad_1, beta)
 
 # %% ../nbs/11c_likelihood.ipynb #1c1ab2fe
-def corrected_step(path, y: Tensor, ends: tuple, # a point [B, …], and the path there
-                   beta: float, step: Tensor, # scalar s
-                   generator: torch.Generator,
-                   max_drift: float=2.0 # as in `mala`
-                  ) -> tuple: # the new point, the path there, and which were accepted [B]
+def corrected_step(
+    path,
+    y: Tensor,
+    ends: tuple,  # a point [B, …], and the path there
+    beta: float,
+    step: Tensor,  # scalar s
+    generator: torch.Generator,
+    max_drift: float = 2.0,  # as in `mala`
+) -> tuple:  # the new point, the path there, and which were accepted [B]
     "One Metropolis-corrected Langevin step on π_β (notebook 06, eq. 2)."
     longest = max_drift * math.prod(y.shape[1:]) ** 0.5
+
     def drift(grad):
         b = grad * (step / 2)
         return b * bcast((longest / b.flatten(1).norm(dim=1)).clamp(max=1.0), b)
+
     log_p, grad = between(ends, beta)
     noise, ahead = randn(y, generator), drift(grad)
     proposal = y + step * (noise + ahead)
     new_ends = path(proposal)
     new_log_p, new_grad = between(new_ends, beta)
     back = noise + ahead + drift(new_grad)
-    log_ratio = new_log_p - log_p + (noise ** 2 - back ** 2).flatten(1).sum(1) / 2
+    log_ratio = new_log_p - log_p + (noise**2 - back**2).flatten(1).sum(1) / 2
     accept = (rand(len(y), generator, y.device).log() < log_ratio) & new_log_p.isfinite()
     chosen = tuple(torch.where(bcast(accept, a), a, b) for a, b in zip(new_ends, ends))
     return torch.where(bcast(accept, y), proposal, y), chosen, accept
 
 # %% ../nbs/11c_likelihood.ipynb #e2bf302f
-def anneal(path, y: Tensor, # [B, …] draws of π_0, or of π_1 if `back`
-           n_steps: int, # J, temperatures after the first
-           step: "Tensor|list", # scalar s, or one at each temperature [J + 1]
-           generator: torch.Generator, back: bool=False,
-           tick=None # called after each move
-          ) -> tuple: # the end of the run like y, log w [B] of eq. (5), share of accepted moves
+def anneal(
+    path,
+    y: Tensor,  # [B, …] draws of π_0, or of π_1 if `back`
+    n_steps: int,  # J, temperatures after the first
+    step: "Tensor|list",  # scalar s, or one at each temperature [J + 1]
+    generator: torch.Generator,
+    back: bool = False,
+    tick=None,  # called after each move
+) -> tuple:  # the end of the run like y, log w [B] of eq. (5), share of accepted moves
     "Annealed importance sampling between the ends of a path, eq. (5); back, the same sum from the other end."
     betas = torch.linspace(0, 1, n_steps + 1).tolist()
     at = lambda j: step[j] if isinstance(step, list) else step
     order = list(range(n_steps))
-    if back: order.reverse()
-    ends, log_w, accepted = path(y), 0., []
+    if back:
+        order.reverse()
+    ends, log_w, accepted = path(y), 0.0, []
     for i, j in enumerate(order):
         log_w = log_w + (betas[j + 1] - betas[j]) * (ends[2] - ends[0])
-        if i == n_steps - 1: break                                             # no move after the last weight
-        k = j if back else j + 1                                               # the temperature that both weights touch
+        if i == n_steps - 1:
+            break  # no move after the last weight
+        k = j if back else j + 1  # the temperature that both weights touch
         y, ends, accept = corrected_step(path, y, ends, betas[k], at(k), generator)
         accepted.append(accept.float().mean().item())
-        if tick: tick()
+        if tick:
+            tick()
     return y, log_w, sum(accepted) / max(len(accepted), 1)
 
 # %% ../nbs/11c_likelihood.ipynb #5f413644
-def settle(path, y: Tensor, n_steps: int, step: Tensor, generator: torch.Generator, tick=None) -> Tensor: # like y
+def settle(path, y: Tensor, n_steps: int, step: Tensor, generator: torch.Generator, tick=None) -> Tensor:  # like y
     "Corrected Langevin steps on the path's end π_1."
     ends = path(y)
     for _ in range(n_steps):
         y, ends, _ = corrected_step(path, y, ends, 1.0, step, generator)
-        if tick: tick()
+        if tick:
+            tick()
     return y
 
 # %% ../nbs/11c_likelihood.ipynb #17e899ef
 @dataclass
 class Start:
     "A density to anneal from."
-    draw: object # callable generator → y [B, …]
-    density: object # callable y → (log π_0 [B], its gradient)
-    log_z: Tensor # [B] log ∫ π_0
+
+    draw: object  # callable generator → y [B, …]
+    density: object  # callable y → (log π_0 [B], its gradient)
+    log_z: Tensor  # [B] log ∫ π_0
 
 # %% ../nbs/11c_likelihood.ipynb #b58c848c
-def normal_start(mean: Tensor, # [B, …]
-                 sigma: Tensor # scalar
-                ) -> Start:
+def normal_start(
+    mean: Tensor,  # [B, …]
+    sigma: Tensor,  # scalar
+) -> Start:
     "N(mean, σ² I), normalised."
-    return Start(lambda generator: mean + sigma * randn(mean, generator),
-                 lambda y: (log_normal(y, mean, sigma), (mean - y) / sigma ** 2),
-                 mean.new_zeros(len(mean)))
+    return Start(
+        lambda generator: mean + sigma * randn(mean, generator),
+        lambda y: (log_normal(y, mean, sigma), (mean - y) / sigma**2),
+        mean.new_zeros(len(mean)),
+    )
 
 # %% ../nbs/11c_likelihood.ipynb #710ab44c
-def base_start(model, x_next: Tensor, # [B, …]
-               t: int) -> Start:
+def base_start(
+    model,
+    x_next: Tensor,  # [B, …]
+    t: int,
+) -> Start:
     "The recovery density of the Gaussian base alone, eq. (7)."
     base, s, B = model.base, model.schedule, len(x_next)
     V, (D, R), tether = base.components, base.components.shape, s.tether[t]
     noised = lambda variance: s.alpha[t] ** 2 * (s.alpha_bar[t] ** 2 * variance + s.sigma_bar[t] ** 2)
-    v, v_rest = noised(base.variances), noised(base.rest)                      # [R] along components, and elsewhere
+    v, v_rest = noised(base.variances), noised(base.rest)  # [R] along components, and elsewhere
     centre = s.alpha[t] * s.alpha_bar[t] * base.mean
-    scale = lambda z, along, rest: z * rest + (z @ V * (along - rest)) @ V.T   # a factor along each component
+    scale = lambda z, along, rest: z * rest + (z @ V * (along - rest)) @ V.T  # a factor along each component
     pull = lambda v: tether * v / (1 + tether * v)
     width = lambda v: (v / (1 + tether * v)).sqrt()
     d = x_next.flatten(1) - centre
@@ -369,30 +458,40 @@ def base_start(model, x_next: Tensor, # [B, …]
     off = tether / (1 + tether * v), tether / (1 + tether * v_rest)
     log_z = log_z - (d * scale(d, *off)).sum(1) / 2
     log_density = base.value_and_score_at(s, torch.full((B,), t, device=x_next.device))
+
     def density(y):
         B_value, B_score = log_density(y)
         strength = tether.expand(len(y))
         return recovery_log_density(B_value, y, x_next, strength), recovery_score(B_score, y, x_next, strength)
+
     def draw(generator):
         noise = randn(x_next, generator).flatten(1)
         return (mean + scale(noise, width(v), width(v_rest))).reshape(x_next.shape)
+
     return Start(draw, density, log_z)
 
 # %% ../nbs/11c_likelihood.ipynb #e1c45c70
-def recovery_start(model, x_next: Tensor, t: int, label=None, # as in `recovery_density`
-                   variance: float=0.25 # c of eq. (8), without a base
-                  ) -> Start:
+def recovery_start(
+    model,
+    x_next: Tensor,
+    t: int,
+    label=None,  # as in `recovery_density`
+    variance: float = 0.25,  # c of eq. (8), without a base
+) -> Start:
     "Where to anneal the recovery density of a level from."
-    if model.base is not None: return base_start(model, x_next, t)
+    if model.base is not None:
+        return base_start(model, x_next, t)
     s, top = model.schedule, t == model.schedule.n_levels - 1
-    if top: return normal_start(torch.zeros_like(x_next), torch.ones((), device=x_next.device))
-    if model.initializer is None: return normal_start(x_next, s.sigma[t])
+    if top:
+        return normal_start(torch.zeros_like(x_next), torch.ones((), device=x_next.device))
+    if model.initializer is None:
+        return normal_start(x_next, s.sigma[t])
     noised = s.alpha[t] ** 2 * (s.alpha_bar[t] ** 2 * variance + s.sigma_bar[t] ** 2)
     levels = torch.full((len(x_next),), t, device=x_next.device)
     return normal_start(model.initial_mean(x_next, levels, label), (1 / (s.tether[t] + 1 / noised)).sqrt())
 
 # %% ../nbs/11c_likelihood.ipynb #bce9d590
-def recovery_path(model, start: Start, x_next: Tensor, t: int, label=None): # as in `recovery_density`
+def recovery_path(model, start: Start, x_next: Tensor, t: int, label=None):  # as in `recovery_density`
     "From a start to the recovery density, for `anneal`."
     density = recovery_density(model, x_next, t, label)
     return lambda y: (*start.density(y), *density(y))
@@ -401,24 +500,28 @@ def recovery_path(model, start: Start, x_next: Tensor, t: int, label=None): # as
 @dataclass
 class AnnealOptions:
     "How constants are estimated."
-    n_anneal: int=50 # J, temperatures of a run
-    n_chains: int=8 # runs in each direction for each constant
-    n_settle: int=10 # steps on the end before runs go back
-    step_scale: float=1.0 # multiplies the model's step sizes
-    back: bool=True # also run back, from where runs forward have settled
-    start_variance: float=0.25 # c of eq. (8)
+
+    n_anneal: int = 50  # J, temperatures of a run
+    n_chains: int = 8  # runs in each direction for each constant
+    n_settle: int = 10  # steps on the end before runs go back
+    step_scale: float = 1.0  # multiplies the model's step sizes
+    back: bool = True  # also run back, from where runs forward have settled
+    start_variance: float = 0.25  # c of eq. (8)
 
 # %% ../nbs/11c_likelihood.ipynb #bd321702
 def check_anneal(options: AnnealOptions) -> AnnealOptions:
     "Raises `ValueError` for numbers out of range."
-    for name, least in dict(n_anneal=1, n_chains=1, n_settle=0).items(): whole_number(name, getattr(options, name), least)
+    for name, least in dict(n_anneal=1, n_chains=1, n_settle=0).items():
+        whole_number(name, getattr(options, name), least)
     finite("step_scale", options.step_scale)
     return options
 
 # %% ../nbs/11c_likelihood.ipynb #1d756492
-def resample(y: Tensor, log_w: Tensor, # [B, C, …] runs, and their log-weights [B, C]
-             generator: torch.Generator
-            ) -> Tensor: # like y
+def resample(
+    y: Tensor,
+    log_w: Tensor,  # [B, C, …] runs, and their log-weights [B, C]
+    generator: torch.Generator,
+) -> Tensor:  # like y
     "Systematic resampling of C runs within each row: each goes on as often as its weight says."
     B, C = log_w.shape
     places = (torch.arange(C, device=y.device) + rand(B, generator, y.device)[:, None]) / C
@@ -426,9 +529,15 @@ def resample(y: Tensor, log_w: Tensor, # [B, C, …] runs, and their log-weights
     return y[torch.arange(B, device=y.device)[:, None], chosen]
 
 # %% ../nbs/11c_likelihood.ipynb #60f06563
-def recovery_constant(model, x_next: Tensor, # [B, …] x_{t+1}
-                      t: int, label, options: AnnealOptions, generator: torch.Generator, tick=None
-                     ) -> tuple: # log Z as a `LogRatio` [B, C], and draws of the recovery density [B, C, …]
+def recovery_constant(
+    model,
+    x_next: Tensor,  # [B, …] x_{t+1}
+    t: int,
+    label,
+    options: AnnealOptions,
+    generator: torch.Generator,
+    tick=None,
+) -> tuple:  # log Z as a `LogRatio` [B, C], and draws of the recovery density [B, C, …]
     "log Z(x_{t+1}, t) of a recovery density for each row, by C runs in each direction."
     B, C = len(x_next), options.n_chains
     many = x_next.repeat_interleave(C, 0)
@@ -446,15 +555,20 @@ def recovery_constant(model, x_next: Tensor, # [B, …] x_{t+1}
     return LogRatio(rows(forward + start.log_z), back), rows(y)
 
 # %% ../nbs/11c_likelihood.ipynb #8a9be588
-def three_sides(ratio: LogRatio) -> Tensor: # [3, ...]
+def three_sides(ratio: LogRatio) -> Tensor:  # [3, ...]
     "Bennett's ratio, the upper and the lower side; without runs back all are the lower."
     return torch.stack([ratio.estimate, ratio.lower if ratio.back is None else ratio.upper, ratio.lower])
 
 # %% ../nbs/11c_likelihood.ipynb #74929670
-def top_constant(model, label, n: int, # of n samples, as in `CDRL.target`
-                 options: AnnealOptions, generator: torch.Generator, tick=None,
-                 more: int=32 # times as many runs: this constant is shared
-                ) -> Tensor: # [3, n], as `three_sides`
+def top_constant(
+    model,
+    label,
+    n: int,  # of n samples, as in `CDRL.target`
+    options: AnnealOptions,
+    generator: torch.Generator,
+    tick=None,
+    more: int = 32,  # times as many runs: this constant is shared
+) -> Tensor:  # [3, n], as `three_sides`
     "log Z of the top energy, which depends on the label alone."
     several = isinstance(label, Tensor)
     kinds, place = label.unique(return_inverse=True) if several else (label, torch.zeros(n, dtype=torch.long))
@@ -464,22 +578,33 @@ def top_constant(model, label, n: int, # of n samples, as in `CDRL.target`
     return three_sides(recovery_constant(model, nothing, top, kinds, options, generator, tick)[0])[:, place]
 
 # %% ../nbs/11c_likelihood.ipynb #764f534e
-def ladder_term(model, t: int, x: Tensor, x_next: Tensor, # [B, …] x_t and x_{t+1}
-                label, log_z: Tensor # [..., B]
-               ) -> Tensor: # [..., B]
+def ladder_term(
+    model,
+    t: int,
+    x: Tensor,
+    x_next: Tensor,  # [B, …] x_t and x_{t+1}
+    label,
+    log_z: Tensor,  # [..., B]
+) -> Tensor:  # [..., B]
     "What a level adds to log w: its bracket in eq. (9), less the density of the noise that led up."
     alpha, D = model.schedule.alpha[t], math.prod(x.shape[1:])
     term = recovery_density(model, x_next, t, label)(alpha * x)[0] + D * alpha.log() - log_z
-    if t == model.schedule.n_levels - 1: return term
+    if t == model.schedule.n_levels - 1:
+        return term
     return term - log_normal(x_next, *noising(model, x, t))
 
 # %% ../nbs/11c_likelihood.ipynb #36a1f64a
-def climb_ladder(model, x: Tensor, # [B, …] samples of level 0
-                 label, top_log_z: Tensor, # [3, B] of `top_constant`
-                 options: AnnealOptions, generator: torch.Generator, tick=None
-                ) -> Tensor: # [3, B]: log w with log Z by Bennett's ratio, by its upper and by its lower side
+def climb_ladder(
+    model,
+    x: Tensor,  # [B, …] samples of level 0
+    label,
+    top_log_z: Tensor,  # [3, B] of `top_constant`
+    options: AnnealOptions,
+    generator: torch.Generator,
+    tick=None,
+) -> Tensor:  # [3, B]: log w with log Z by Bennett's ratio, by its upper and by its lower side
     "One walk up the ladder from each sample, eq. (9)."
-    log_w = 0.
+    log_w = 0.0
     for t in range(model.schedule.n_levels - 1):
         mean, sigma = noising(model, x, t)
         x_next = mean + sigma * randn(x, generator)
@@ -490,11 +615,17 @@ def climb_ladder(model, x: Tensor, # [B, …] samples of level 0
     return log_w + ladder_term(model, top, x, torch.zeros_like(x), label, top_log_z)
 
 # %% ../nbs/11c_likelihood.ipynb #293d62ab
-def descend_ladder(model, n: int, label, top_log_z: Tensor, # [3, n]
-                   options: AnnealOptions, generator: torch.Generator, tick=None
-                  ) -> tuple: # x_0 [n, …], and log w [3, n] of the way it was made
+def descend_ladder(
+    model,
+    n: int,
+    label,
+    top_log_z: Tensor,  # [3, n]
+    options: AnnealOptions,
+    generator: torch.Generator,
+    tick=None,
+) -> tuple:  # x_0 [n, …], and log w [3, n] of the way it was made
     "Samples of the ladder, as exact as its chains settle, with the log-weight of their own way."
-    x, log_w, top = torch.zeros(n, *model.shape, device=model.device), 0., model.schedule.n_levels - 1
+    x, log_w, top = torch.zeros(n, *model.shape, device=model.device), 0.0, model.schedule.n_levels - 1
     for t in reversed(range(top + 1)):
         ratio, draws = recovery_constant(model, x, t, label, options, generator, tick)
         x_lower = draws[:, 0] / model.schedule.alpha[t]
@@ -503,20 +634,25 @@ def descend_ladder(model, n: int, label, top_log_z: Tensor, # [3, n]
     return x, log_w
 
 # %% ../nbs/11c_likelihood.ipynb #8b921500
-def marginal_density(model, t: int, label=None): # callable x [B, …] → (U_t(x) [B], ∇U_t)
+def marginal_density(model, t: int, label=None):  # callable x [B, …] → (U_t(x) [B], ∇U_t)
     "The energy of a level as a function of x_t, without its constant."
     alpha = model.schedule.alpha[t]
+
     def density(x):
         B = len(x)
         labels = label.expand(B) if isinstance(label, Tensor) else label
         F, score = model.target(torch.full((B,), t, device=x.device), labels)(alpha * x)
         return F, alpha * score
+
     return density
 
 # %% ../nbs/11c_likelihood.ipynb #4941ac98
-def marginal_stages(model, n: int, # runs
-                    label, path: str # "levels" or "base"
-                   ) -> tuple: # the start, and (density, level) of each stage
+def marginal_stages(
+    model,
+    n: int,  # runs
+    label,
+    path: str,  # "levels" or "base"
+) -> tuple:  # the start, and (density, level) of each stage
     "The densities that lead to the lowest energy. Raises `ValueError` for an unknown path, or a base that is not there."
     s, T = model.schedule, model.schedule.n_levels
     zeros = torch.zeros(n, *model.shape, device=model.device)
@@ -528,25 +664,35 @@ def marginal_stages(model, n: int, # runs
     return marginal_base_start(model, zeros), [(marginal_density(model, 0, label), 0)]
 
 # %% ../nbs/11c_likelihood.ipynb #88ff60ce
-def marginal_base_start(model, zeros: Tensor # [B, …]
-                       ) -> Start:
+def marginal_base_start(
+    model,
+    zeros: Tensor,  # [B, …]
+) -> Start:
     "The base of level 0 as a density of x_0."
     base, alpha, a, s = model.base, model.schedule.alpha[0], model.schedule.alpha_bar[0], model.schedule.sigma_bar[0]
-    V, noised = base.components, lambda variance: (a ** 2 * variance + s ** 2).sqrt()
+    V, noised = base.components, lambda variance: (a**2 * variance + s**2).sqrt()
     of_y = base.value_and_score_at(model.schedule, torch.zeros(len(zeros), dtype=torch.long, device=zeros.device))
+
     def draw(generator):
         z = randn(zeros, generator).flatten(1)
         spread = z * noised(base.rest) + (z @ V * (noised(base.variances) - noised(base.rest))) @ V.T
         return (a * base.mean + spread).reshape(zeros.shape)
+
     def density(x):
         value, score = of_y(alpha * x)
         return value, alpha * score
+
     return Start(draw, density, zeros.new_full((len(zeros),), -math.prod(zeros.shape[1:]) * alpha.log().item()))
 
 # %% ../nbs/11c_likelihood.ipynb #c7bdd01c
-def marginal_constant(model, label, # None, or one label [1]
-                      options: AnnealOptions, generator: torch.Generator, path: str="levels", tick=None
-                     ) -> list: # a `LogRatio` for each stage; their sum is log ∫ exp U_0
+def marginal_constant(
+    model,
+    label,  # None, or one label [1]
+    options: AnnealOptions,
+    generator: torch.Generator,
+    path: str = "levels",
+    tick=None,
+) -> list:  # a `LogRatio` for each stage; their sum is log ∫ exp U_0
     "The constant of the lowest energy, stage by stage."
     start, stages = marginal_stages(model, options.n_chains, label, path)
     x, before, log_z, out = start.draw(generator), start.density, start.log_z, []
@@ -554,7 +700,9 @@ def marginal_constant(model, label, # None, or one label [1]
     for i, (density, t) in enumerate(stages):
         way = lambda x, before=before, density=density: (*before(x), *density(x))
         betas = torch.linspace(0, 1, options.n_anneal + 1)
-        steps = [torch.lerp(sizes[max(i - 1, 0)].log().cpu(), sizes[i].log().cpu(), b).exp().to(x.device) for b in betas]
+        steps = [
+            torch.lerp(sizes[max(i - 1, 0)].log().cpu(), sizes[i].log().cpu(), b).exp().to(x.device) for b in betas
+        ]
         x, forward, _ = anneal(way, x, options.n_anneal, steps, generator, tick=tick)
         x = settle(way, resample(x[None], forward[None], generator)[0], options.n_settle, steps[-1], generator, tick)
         back = anneal(way, x, options.n_anneal, steps, generator, True, tick)[1] + log_z if options.back else None
@@ -565,9 +713,11 @@ def marginal_constant(model, label, # None, or one label [1]
 # %% ../nbs/11c_likelihood.ipynb #ca785bc1
 class Batches:
     "N rows in batches, with a bar that shows moves if asked for."
+
     def __init__(self, n: int, batch_size: int, progress: bool):
         self.n, self.size = n, whole_number("batch_size", batch_size, 1)
         self.bar = tqdm(total=n, unit="row", disable=not progress, mininterval=5.0)
+
     def __iter__(self):
         for i in range(0, self.n, self.size):
             rows = slice(i, min(i + self.size, self.n))
@@ -576,30 +726,36 @@ class Batches:
         self.bar.close()
 
 # %% ../nbs/11c_likelihood.ipynb #af18fa8e
-def rows_of(label, rows: slice): # like label
+def rows_of(label, rows: slice):  # like label
     "The labels of some rows: one for all stays one for all."
     return label[rows] if isinstance(label, Tensor) else label
 
-def repeated(v, n: int): # like v, [N n, …]
+
+def repeated(v, n: int):  # like v, [N n, …]
     "Each row n times in a row; one label for all stays."
     return v.repeat_interleave(n, 0) if isinstance(v, Tensor) else v
 
 # %% ../nbs/11c_likelihood.ipynb #1a33fee3
-def two_sided(log_w: Tensor, # [N, S] weights of ways inferred from a sample
-              own: "Tensor|None"=None # [N] weight of the way it was made
-             ) -> Likelihood:
+def two_sided(
+    log_w: Tensor,  # [N, S] weights of ways inferred from a sample
+    own: "Tensor|None" = None,  # [N] weight of the way it was made
+) -> Likelihood:
     "A lower bound from all S weights; if its own way is known, an upper bound with that in place of the last."
     lower = log_mean_exp(log_w)
     upper = None if own is None else log_mean_exp(torch.cat([log_w[:, :-1], own[:, None]], 1))
     return Likelihood(lower, log_mean_error(log_w), lower, upper, effective_size(log_w))
 
 # %% ../nbs/11c_likelihood.ipynb #c3a37ca1
-def sampler_likelihood(model, x: Tensor, # [N, …] samples of level 0
-                       label, generator: torch.Generator, batches, # callable N → `Batches`
-                       own: "Tensor|None"=None, # [N] weights from `generate`
-                       n_importance: int=16, # S
-                       **options # `SamplerOptions`
-                      ) -> Likelihood:
+def sampler_likelihood(
+    model,
+    x: Tensor,  # [N, …] samples of level 0
+    label,
+    generator: torch.Generator,
+    batches,  # callable N → `Batches`
+    own: "Tensor|None" = None,  # [N] weights from `generate`
+    n_importance: int = 16,  # S
+    **options,  # `SamplerOptions`
+) -> Likelihood:
     "The sampler's density at samples of level 0, eq. (3)."
     options, S = check_sampler(model, SamplerOptions(**options)), whole_number("n_importance", n_importance, 1)
     x, label = repeated(x, S), repeated(label, S)
@@ -607,19 +763,25 @@ def sampler_likelihood(model, x: Tensor, # [N, …] samples of level 0
     return two_sided(torch.cat(parts).reshape(-1, S), own)
 
 # %% ../nbs/11c_likelihood.ipynb #bbabdfbe
-def draw_sampler(model, n: int, label, generator: torch.Generator, batches, n_importance: int=16, **options
-                ) -> tuple: # x_0 [n, …] and log w [n]
+def draw_sampler(
+    model, n: int, label, generator: torch.Generator, batches, n_importance: int = 16, **options
+) -> tuple:  # x_0 [n, …] and log w [n]
     "Samples by Algorithm 2 with the weights of their ways."
     options = check_sampler(model, SamplerOptions(**options))
     parts = [generate(model, r.stop - r.start, rows_of(label, r), options, generator) for r in batches(n)]
     return torch.cat([x for x, _ in parts]), torch.cat([w for _, w in parts])
 
 # %% ../nbs/11c_likelihood.ipynb #64f5d18b
-def ladder_likelihood(model, x: Tensor, label, generator: torch.Generator, batches, # as in `sampler_likelihood`
-                      own: "Tensor|None"=None, # [3, N] weights from `draw_ladder`
-                      n_importance: int=4, # S
-                      **options # `AnnealOptions`
-                     ) -> Likelihood:
+def ladder_likelihood(
+    model,
+    x: Tensor,
+    label,
+    generator: torch.Generator,
+    batches,  # as in `sampler_likelihood`
+    own: "Tensor|None" = None,  # [3, N] weights from `draw_ladder`
+    n_importance: int = 4,  # S
+    **options,  # `AnnealOptions`
+) -> Likelihood:
     """The ladder's density, eq. (9). `lower` takes the upper side of each constant, so it is a bound as far as the chains
     have settled; `upper`, for the model's own samples, takes the lower side."""
     options, S = check_anneal(AnnealOptions(**options)), whole_number("n_importance", n_importance, 1)
@@ -632,26 +794,37 @@ def ladder_likelihood(model, x: Tensor, label, generator: torch.Generator, batch
     return replace(found, lower=log_mean_exp(low) if options.back else None, upper=upper)
 
 # %% ../nbs/11c_likelihood.ipynb #1fa5a16f
-def draw_ladder(model, n: int, label, generator: torch.Generator, batches, n_importance: int=4, **options
-               ) -> tuple: # x_0 [n, …] and log w [3, n]
+def draw_ladder(
+    model, n: int, label, generator: torch.Generator, batches, n_importance: int = 4, **options
+) -> tuple:  # x_0 [n, …] and log w [3, n]
     "Samples of the ladder with the weights of their ways."
     options = check_anneal(AnnealOptions(**options))
     top = top_constant(model, label, n, options, generator)
-    parts = [descend_ladder(model, r.stop - r.start, rows_of(label, r), top[:, r], options, generator) for r in batches(n)]
+    parts = [
+        descend_ladder(model, r.stop - r.start, rows_of(label, r), top[:, r], options, generator) for r in batches(n)
+    ]
     return torch.cat([x for x, _ in parts]), torch.cat([w for _, w in parts], 1)
 
 # %% ../nbs/11c_likelihood.ipynb #c1fb7e91
-def marginal_likelihood(model, x: Tensor, label, generator: torch.Generator, batches, # as in `sampler_likelihood`
-                        path: str="levels", # "levels", or "base" where there is one
-                        **options # `AnnealOptions`; here `n_chains` is the number of runs of all, 500 if not given
-                       ) -> Likelihood:
+def marginal_likelihood(
+    model,
+    x: Tensor,
+    label,
+    generator: torch.Generator,
+    batches,  # as in `sampler_likelihood`
+    path: str = "levels",  # "levels", or "base" where there is one
+    **options,  # `AnnealOptions`; here `n_chains` is the number of runs of all, 500 if not given
+) -> Likelihood:
     "The density of the lowest energy, eq. (10); one constant for each label."
     options = check_anneal(AnnealOptions(**{"n_chains": 500, **options}))
     several = isinstance(label, Tensor)
     kinds, place = label.unique(return_inverse=True) if several else ([label], torch.zeros(len(x), dtype=torch.long))
-    found = [marginal_constant(model, kinds[i:i + 1] if several else label, options, generator, path) for i in range(len(kinds))]
+    found = [
+        marginal_constant(model, kinds[i : i + 1] if several else label, options, generator, path)
+        for i in range(len(kinds))
+    ]
     log_z = torch.stack([sum(three_sides(r) for r in stages) for stages in found], 1)[:, place]
-    error = torch.stack([sum(r.error ** 2 for r in stages).sqrt() for stages in found])[place]
+    error = torch.stack([sum(r.error**2 for r in stages).sqrt() for stages in found])[place]
     density = lambda r: marginal_density(model, 0, rows_of(label, r))(x[r])[0]
     F = torch.cat([density(r) for r in batches(len(x))])
     best, high, low = log_z
@@ -661,23 +834,28 @@ def marginal_likelihood(model, x: Tensor, label, generator: torch.Generator, bat
 METHODS = {"sampler": sampler_likelihood, "ladder": ladder_likelihood, "marginal": marginal_likelihood}
 DRAWS = {"sampler": draw_sampler, "ladder": draw_ladder}
 
-def choose_method(method: str, known: dict): # one of its values
+
+def choose_method(method: str, known: dict):  # one of its values
     "Raises `ValueError` that says what is allowed."
-    if method not in known: raise ValueError(f"method {method!r} is unknown; choose one of {', '.join(known)}")
+    if method not in known:
+        raise ValueError(f"method {method!r} is unknown; choose one of {', '.join(known)}")
     return known[method]
 
 # %% ../nbs/11c_likelihood.ipynb #5e5ea9f5
 @patch
 @torch.no_grad()
-def log_likelihood(self: CDRL, x: Tensor, # [N, …] data, dequantised if pixels
-                   label: "int|list|Tensor|None"=None, # one for all or [N], as in `CDRL.sample`
-                   method: str="sampler", # which density: "sampler", "ladder" or "marginal"
-                   level0: bool=False, # x holds samples of level 0; False: data, x_0 = ᾱ_0 x
-                   seed: int|None=None, generator: torch.Generator|None=None, # as in `CDRL.sample`
-                   batch_size: int=256, # rows at a time
-                   progress: bool=False, # show a bar
-                   **options # of `sampler_likelihood`, `ladder_likelihood` or `marginal_likelihood`
-                  ) -> Likelihood:
+def log_likelihood(
+    self: CDRL,
+    x: Tensor,  # [N, …] data, dequantised if pixels
+    label: "int|list|Tensor|None" = None,  # one for all or [N], as in `CDRL.sample`
+    method: str = "sampler",  # which density: "sampler", "ladder" or "marginal"
+    level0: bool = False,  # x holds samples of level 0; False: data, x_0 = ᾱ_0 x
+    seed: int | None = None,
+    generator: torch.Generator | None = None,  # as in `CDRL.sample`
+    batch_size: int = 256,  # rows at a time
+    progress: bool = False,  # show a bar
+    **options,  # of `sampler_likelihood`, `ladder_likelihood` or `marginal_likelihood`
+) -> Likelihood:
     """Log-likelihood of each sample in nats, as a density in the coordinates of `x`. Raises `ValueError` for an unknown
     method, a sampler without a density, or numbers out of range."""
     estimate = choose_method(method, METHODS)
@@ -690,11 +868,17 @@ def log_likelihood(self: CDRL, x: Tensor, # [N, …] data, dequantised if pixels
 # %% ../nbs/11c_likelihood.ipynb #1b2f73b7
 @patch
 @torch.no_grad()
-def sample_likelihood(self: CDRL, n: int, # number of samples
-                      label: "int|list|Tensor|None"=None, method: str="sampler", # "sampler" or "ladder"
-                      seed: int|None=None, generator: torch.Generator|None=None, batch_size: int=256,
-                      progress: bool=False, **options # all as in `log_likelihood`
-                     ) -> tuple: # samples [n, …] with the noise of level 0, and their `Likelihood` with both sides
+def sample_likelihood(
+    self: CDRL,
+    n: int,  # number of samples
+    label: "int|list|Tensor|None" = None,
+    method: str = "sampler",  # "sampler" or "ladder"
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    batch_size: int = 256,
+    progress: bool = False,
+    **options,  # all as in `log_likelihood`
+) -> tuple:  # samples [n, …] with the noise of level 0, and their `Likelihood` with both sides
     "Samples of the model, not denoised and in the coordinates of data, and how likely they are."
     draw, estimate = choose_method(method, DRAWS), METHODS[method]
     n, generator = whole_number("n", n, 1), as_generator(seed, generator, self.device)
@@ -708,14 +892,20 @@ def sample_likelihood(self: CDRL, n: int, # number of samples
 # %% ../nbs/11c_likelihood.ipynb #6077c6bd
 class DiffusionChain:
     "A predictor of noise as a model whose sampler has K = 0: what `sampler_likelihood` asks of a model, and no more."
+
     base, n_class, initializer, n_langevin, metropolis = None, 0, True, 0, False
-    def __init__(self, eps, # callable (x [B, …], logsnr [B]) → the noise in x, like x
-                 shape: tuple, schedule, # of one sample; `Schedule` with one level for each network evaluation
-                 device="cpu",
-                 limit: float|None=None # bound on the implied data, as in sampling
-                ):
+
+    def __init__(
+        self,
+        eps,  # callable (x [B, …], logsnr [B]) → the noise in x, like x
+        shape: tuple,
+        schedule,  # of one sample; `Schedule` with one level for each network evaluation
+        device="cpu",
+        limit: float | None = None,  # bound on the implied data, as in sampling
+    ):
         self.eps, self.shape, self.schedule, self.device, self.limit = eps, tuple(shape), schedule, device, limit
-    def initial_mean(self, x_next: Tensor, t: Tensor, label=None) -> Tensor: # like x_next
+
+    def initial_mean(self, x_next: Tensor, t: Tensor, label=None) -> Tensor:  # like x_next
         "The mean of y_t given x_{t+1} and the data that the predictor implies."
         s = self.schedule
         alpha, sigma = bcast(s.alpha_bar[t + 1], x_next), bcast(s.sigma_bar[t + 1], x_next)

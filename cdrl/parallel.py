@@ -12,47 +12,57 @@ import os
 import warnings
 from contextlib import ExitStack
 from datetime import timedelta
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
 from .schedule import RowGenerator, randn
 
 # %% ../nbs/08a_parallel.ipynb #4aed25ac
-def join_group() -> str: # device of this process
+def join_group() -> str:  # device of this process
     """Join the group that `torchrun` has set up (NCCL on GPUs, gloo on CPUs); without it, a group of one. Returns the
     device of this process."""
-    if "LOCAL_RANK" not in os.environ: return "cuda" if torch.cuda.is_available() else "cpu"
+    if "LOCAL_RANK" not in os.environ:
+        return "cuda" if torch.cuda.is_available() else "cpu"
     device = f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "cpu"
-    if device != "cpu": torch.cuda.set_device(device)
+    if device != "cpu":
+        torch.cuda.set_device(device)
     if not dist.is_initialized():
         backend = "nccl" if device != "cpu" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(hours=3))                 # the first may be converting data
+        dist.init_process_group(backend, timeout=timedelta(hours=3))  # the first may be converting data
     return device
 
 # %% ../nbs/08a_parallel.ipynb #c0396e00
-def process_index() -> int: # 0 … n_processes() - 1
+def process_index() -> int:  # 0 … n_processes() - 1
     "Number of this process."
     return dist.get_rank() if dist.is_initialized() else 0
+
 
 def n_processes() -> int:
     "How many processes work together."
     return dist.get_world_size() if dist.is_initialized() else 1
 
+
 def from_first_process(value):
     "The first process's value, for all: files come and go between two looks."
-    if not dist.is_initialized(): return value
+    if not dist.is_initialized():
+        return value
     values = [value]
     dist.broadcast_object_list(values)
     return values[0]
 
+
 def barrier() -> None:
     "Wait for the others."
-    if dist.is_initialized(): dist.barrier()
+    if dist.is_initialized():
+        dist.barrier()
 
 # %% ../nbs/08a_parallel.ipynb #e47c367d
-def mean_over_processes(values: dict # name: scalar tensor
-                       ) -> dict: # name: float
+def mean_over_processes(
+    values: dict,  # name: scalar tensor
+) -> dict:  # name: float
     "Mean of each value over all processes; one exchange and one wait for the device."
     stacked = torch.stack([v.float() for v in values.values()]) if values else torch.zeros(0)
     if n_processes() > 1:
@@ -60,74 +70,93 @@ def mean_over_processes(values: dict # name: scalar tensor
         stacked = stacked / n_processes()
     return dict(zip(values, stacked.tolist()))
 
-def max_over_processes(value: Tensor # any shape
-                      ) -> Tensor: # like value
+
+def max_over_processes(
+    value: Tensor,  # any shape
+) -> Tensor:  # like value
     "The largest value of all processes, number by number."
-    if n_processes() == 1: return value
+    if n_processes() == 1:
+        return value
     largest = value.clone()
     dist.all_reduce(largest, dist.ReduceOp.MAX)
     return largest
 
 # %% ../nbs/08a_parallel.ipynb #8772b052
-def gather_rows(x: Tensor # [n_i, …]; the n_i may differ
-               ) -> Tensor: # [Σ n_i, …] on the CPU, in the order of the processes, the same in every one
+def gather_rows(
+    x: Tensor,  # [n_i, …]; the n_i may differ
+) -> Tensor:  # [Σ n_i, …] on the CPU, in the order of the processes, the same in every one
     "The rows of all processes under each other."
-    if n_processes() == 1: return x.cpu()
+    if n_processes() == 1:
+        return x.cpu()
     parts = [None] * n_processes()
     dist.all_gather_object(parts, x.cpu())
     return torch.cat(parts)
 
-def process_share(n: int # to do
-                 ) -> int: # this process's part
+
+def process_share(
+    n: int,  # to do
+) -> int:  # this process's part
     "Split a number evenly over the processes."
     return n // n_processes() + (process_index() < n % n_processes())
 
+
 def mean_gradients(module: nn.Module) -> None:
     "Average the gradients of a module that is not wrapped over all processes."
-    if n_processes() == 1: return
+    if n_processes() == 1:
+        return
     for p in module.parameters():
         if p.grad is not None:
             dist.all_reduce(p.grad)
             p.grad /= n_processes()
 
+
 def data_parallel(module: nn.Module) -> nn.Module:
     "The module, wrapped so that every backward pass averages its gradients over all processes."
-    harmless = "Grad strides do not match bucket view strides"                  # of 1×1 convolutions, channels last
+    harmless = "Grad strides do not match bucket view strides"  # of 1×1 convolutions, channels last
     warnings.filterwarnings("ignore", message=harmless)
-    if n_processes() == 1: return module
+    if n_processes() == 1:
+        return module
     device = next(module.parameters()).device
     return DistributedDataParallel(module, device_ids=[device.index] if device.type == "cuda" else None)
 
 # %% ../nbs/08a_parallel.ipynb #abb20e44
-def split_batch(x: Tensor, label: Tensor, # this process's rows of a batch [b, …], [b]
-                n_passes: int, # parts of equal size
-                generator: torch.Generator, # of all random numbers of the batch
-                networks=(), # from `data_parallel`
-               ): # yields x and label of one pass, and the source of its random numbers
+def split_batch(
+    x: Tensor,
+    label: Tensor,  # this process's rows of a batch [b, …], [b]
+    n_passes: int,  # parts of equal size
+    generator: torch.Generator,  # of all random numbers of the batch
+    networks=(),  # from `data_parallel`
+):  # yields x and label of one pass, and the source of its random numbers
     "This process's rows, pass by pass. A single pass in a single process draws from the generator itself."
     n = len(x) // n_passes
     total = n_processes() * len(x)
     start = generator.get_state() if n_passes > 1 else None
     for k in range(n_passes):
-        if k: generator.set_state(start)
+        if k:
+            generator.set_state(start)
         first = process_index() * len(x) + k * n
         source = generator if n == total else RowGenerator(generator, slice(first, first + n), total)
         last = k == n_passes - 1
         with ExitStack() as unsynchronised:
             if n_processes() > 1 and not last:
-                for network in networks: unsynchronised.enter_context(network.no_sync())
-            yield x[k * n:(k + 1) * n], label[k * n:(k + 1) * n], source
+                for network in networks:
+                    unsynchronised.enter_context(network.no_sync())
+            yield x[k * n : (k + 1) * n], label[k * n : (k + 1) * n], source
 
 # %% ../nbs/08a_parallel.ipynb #62f56012
-EXTREMES = ("chain_range",) # numbers of which a batch has the largest of its parts
+EXTREMES = ("chain_range",)  # numbers of which a batch has the largest of its parts
 
-def join_logs(parts: list # of dictionaries {name: scalar tensor}, one a pass
-             ) -> dict: # name: scalar tensor
+
+def join_logs(
+    parts: list,  # of dictionaries {name: scalar tensor}, one a pass
+) -> dict:  # name: scalar tensor
     """What is logged of a batch: means over the passes of this process (`mean_over_processes` does the rest), and
     extremes over all passes and processes."""
     log = {}
     for name in parts[0]:
         values = [part[name] for part in parts]
-        if name in EXTREMES: log[name] = max_over_processes(torch.stack(values).amax())
-        else: log[name] = sum(v / len(parts) for v in values)
+        if name in EXTREMES:
+            log[name] = max_over_processes(torch.stack(values).amax())
+        else:
+            log[name] = sum(v / len(parts) for v in values)
     return log

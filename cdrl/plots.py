@@ -18,12 +18,13 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 # %% ../nbs/12_plots.ipynb #f50293cb
-def draw_samples(ax, # matplotlib axes
-                 x: Tensor, # [N, C, H, W] in [-1, 1], or points [N, 2]
-                 ncol: int=16, # images a row
-                 title: str="",
-                 reach: float=1.25 # points: half side of the window
-                ) -> None:
+def draw_samples(
+    ax,  # matplotlib axes
+    x: Tensor,  # [N, C, H, W] in [-1, 1], or points [N, 2]
+    ncol: int = 16,  # images a row
+    title: str = "",
+    reach: float = 1.25,  # points: half side of the window
+) -> None:
     "A grid of images or a scatter of points on the given axes."
     ax.set_title(title, fontsize=9)
     x = x.detach().cpu().float()
@@ -32,27 +33,37 @@ def draw_samples(ax, # matplotlib axes
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
         return
     grid = make_grid(((x.clamp(-1, 1) + 1) / 2).expand(-1, 3, -1, -1), nrow=ncol, padding=1, pad_value=0.5)
-    ax.imshow(grid.permute(1, 2, 0)); ax.axis("off")
+    ax.imshow(grid.permute(1, 2, 0))
+    ax.axis("off")
 
 # %% ../nbs/12_plots.ipynb #006ebcba
-def log_axis(axis # ax.xaxis or ax.yaxis
-            ) -> None:
+def log_axis(
+    axis,  # ax.xaxis or ax.yaxis
+) -> None:
     "A logarithmic axis with plain numbers at 1, 2 and 5 of each decade."
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5))); axis.set_major_formatter("{x:g}"); axis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 # %% ../nbs/12_plots.ipynb #543f116c
-def sample_rows(rows: dict, # title: samples [N, C, H, W] or points [N, 2]; one row each (points: one panel each)
-                n: int=16, # images a row
-                scale: float=0.55 # inches an image
-               ) -> Figure:
+def sample_rows(
+    rows: dict,  # title: samples [N, C, H, W] or points [N, 2]; one row each (points: one panel each)
+    n: int = 16,  # images a row
+    scale: float = 0.55,  # inches an image
+) -> Figure:
     "Rows of images under each other with their titles on the left, or panels of points side by side."
     first = next(iter(rows.values()))
     if first.dim() == 2:
-        fig, axs = plt.subplots(1, len(rows), figsize=(2.2 * len(rows), 2.5), squeeze=False, dpi=72)      # small in notebooks; files have their own dpi
-        for ax, (title, x) in zip(axs[0], rows.items()): draw_samples(ax, x, title=title)
+        fig, axs = plt.subplots(
+            1, len(rows), figsize=(2.2 * len(rows), 2.5), squeeze=False, dpi=72
+        )  # small in notebooks; files have their own dpi
+        for ax, (title, x) in zip(axs[0], rows.items()):
+            draw_samples(ax, x, title=title)
     else:
-        fig, axs = plt.subplots(len(rows), 1, figsize=(n * scale + 1.2, len(rows) * scale * 1.12), squeeze=False, dpi=72)
+        fig, axs = plt.subplots(
+            len(rows), 1, figsize=(n * scale + 1.2, len(rows) * scale * 1.12), squeeze=False, dpi=72
+        )
         for ax, (title, x) in zip(axs[:, 0], rows.items()):
             draw_samples(ax, x[:n], ncol=n)
             ax.text(-0.01, 0.5, title, transform=ax.transAxes, ha="right", va="center", fontsize=9)
@@ -60,80 +71,102 @@ def sample_rows(rows: dict, # title: samples [N, C, H, W] or points [N, 2]; one 
     return fig
 
 # %% ../nbs/12_plots.ipynb #dc35c3c6
-def class_rows(samples: Tensor, labels: Tensor, # [N, …], and [N] long: what was asked for
-               classes: tuple, # names, index = label
-               n: int=16, # samples a row, at most
-               n_min: int=4, # classes with fewer are left out
-               n_rows: int=16 # rows, at most
-              ) -> dict: # name: samples [≤ n, …], for `sample_rows`; empty if no class has enough
+def class_rows(
+    samples: Tensor,
+    labels: Tensor,  # [N, …], and [N] long: what was asked for
+    classes: tuple,  # names, index = label
+    n: int = 16,  # samples a row, at most
+    n_min: int = 4,  # classes with fewer are left out
+    n_rows: int = 16,  # rows, at most
+) -> dict:  # name: samples [≤ n, …], for `sample_rows`; empty if no class has enough
     "The first samples of each class."
     rows = {name: samples[labels == c][:n] for c, name in enumerate(classes)}
     return dict([(name, x) for name, x in rows.items() if len(x) >= n_min][:n_rows])
 
 # %% ../nbs/12_plots.ipynb #9a8e5153
-def plot_history(history: list, # rows of `Trainer.history`
-                 smooth: int=5 # rows averaged for the line
-                ) -> Figure:
+def plot_history(
+    history: list,  # rows of `Trainer.history`
+    smooth: int = 5,  # rows averaged for the line
+) -> Figure:
     "Energy gap, losses and gradient norms against the iteration; the raw values in grey. A dashed line marks the end of a warm start."
     h = pd.DataFrame(history)
-    panels = [("score_loss", "loss of score matching"), ("energy_gap", "energy gap  $f(y^+) - f(y^-)$"), ("ebm_loss", "energy's loss"), ("init_loss", "initializer's loss"),
-              ("ebm_grad", "gradient norm of the energy")]
+    panels = [
+        ("score_loss", "loss of score matching"),
+        ("energy_gap", "energy gap  $f(y^+) - f(y^-)$"),
+        ("ebm_loss", "energy's loss"),
+        ("init_loss", "initializer's loss"),
+        ("ebm_grad", "gradient norm of the energy"),
+    ]
     panels = [(k, title) for k, title in panels if k in h]
     border = h.step[h.score_loss.last_valid_index()] if "score_loss" in h and "energy_gap" in h else None
     fig, axs = plt.subplots(1, len(panels), figsize=(2.9 * len(panels), 2.4), squeeze=False)
     for ax, (k, title) in zip(axs[0], panels):
-        ax.plot(h.step, h[k], color="0.8", lw=0.8); ax.plot(h.step, h[k].rolling(smooth, 1, center=True).mean(), lw=1.4)
-        ax.set_title(title, fontsize=9); ax.set_xlabel("iteration")
-        if k in ("energy_gap", "ebm_loss"): ax.axhline(0, color="k", lw=0.5)
-        if k in ("score_loss", "init_loss", "ebm_grad"): ax.set_yscale("log")
-        if border: ax.axvline(border, color="k", lw=0.8, ls="--")
+        ax.plot(h.step, h[k], color="0.8", lw=0.8)
+        ax.plot(h.step, h[k].rolling(smooth, 1, center=True).mean(), lw=1.4)
+        ax.set_title(title, fontsize=9)
+        ax.set_xlabel("iteration")
+        if k in ("energy_gap", "ebm_loss"):
+            ax.axhline(0, color="k", lw=0.5)
+        if k in ("score_loss", "init_loss", "ebm_grad"):
+            ax.set_yscale("log")
+        if border:
+            ax.axvline(border, color="k", lw=0.8, ls="--")
     fig.tight_layout(pad=0.4)
     return fig
 
 # %% ../nbs/12_plots.ipynb #14055259
-def plot_quality(rows: list, # of dicts: step, seconds, and metrics
-                 metrics: dict, # column: label
-                 floors: dict={} # column: value that real test data has
-                ) -> Figure:
+def plot_quality(
+    rows: list,  # of dicts: step, seconds, and metrics
+    metrics: dict,  # column: label
+    floors: dict = {},  # column: value that real test data has
+) -> Figure:
     "Metrics against training time in minutes, on log axes, with the real data's own value dashed."
     d = pd.DataFrame(rows)
     fig, axs = plt.subplots(1, len(metrics), figsize=(3.4 * len(metrics), 2.6), squeeze=False)
     for ax, (k, label) in zip(axs[0], metrics.items()):
         ax.plot(d.seconds / 60, d[k], "o-", ms=3)
-        if k in floors: ax.axhline(floors[k], color="k", ls="--", lw=0.8, label="real data"); ax.legend()
+        if k in floors:
+            ax.axhline(floors[k], color="k", ls="--", lw=0.8, label="real data")
+            ax.legend()
         ax.set(xlabel="training time, minutes", ylabel=label)
-        finite = d[k][np.isfinite(d[k])]                   # a histogram KL is infinite while a bin is empty
-        if len(finite) and (finite > 0).all(): ax.set_yscale("log")
+        finite = d[k][np.isfinite(d[k])]  # a histogram KL is infinite while a bin is empty
+        if len(finite) and (finite > 0).all():
+            ax.set_yscale("log")
     fig.tight_layout(pad=0.4)
     return fig
 
 # %% ../nbs/12_plots.ipynb #b578298d
-def plot_density(panels: dict, # title: density or log-density on a square grid [G*G] ('xy' order)
-                 reach: float, # half side of the window
-                 ncol: int=6, # panels a row
-                 cmap: str="viridis"
-                ) -> Figure:
+def plot_density(
+    panels: dict,  # title: density or log-density on a square grid [G*G] ('xy' order)
+    reach: float,  # half side of the window
+    ncol: int = 6,  # panels a row
+    cmap: str = "viridis",
+) -> Figure:
     "Fields on a square grid, one panel each; each has its own colour range."
     nrow = -(-len(panels) // ncol)
     fig, axs = plt.subplots(nrow, ncol, figsize=(1.75 * ncol, 1.95 * nrow), squeeze=False)
-    for ax in axs.flat: ax.axis("off")
+    for ax in axs.flat:
+        ax.axis("off")
     for ax, (title, z) in zip(axs.flat, panels.items()):
         side = int(len(z) ** 0.5)
-        ax.imshow(z.detach().cpu().reshape(side, side), origin="lower", extent=[-reach, reach] * 2, cmap=cmap); ax.set_title(title, fontsize=9)
+        ax.imshow(z.detach().cpu().reshape(side, side), origin="lower", extent=[-reach, reach] * 2, cmap=cmap)
+        ax.set_title(title, fontsize=9)
     fig.tight_layout(pad=0.4)
     return fig
 
 # %% ../nbs/12_plots.ipynb #3ec2040f
-def square_grid(reach: float, # half side
-                side: int # points a side
-               ) -> Tensor: # [side², 2], 'xy' order as `plot_density` wants it
+def square_grid(
+    reach: float,  # half side
+    side: int,  # points a side
+) -> Tensor:  # [side², 2], 'xy' order as `plot_density` wants it
     "The points of a square grid."
     z = torch.linspace(-reach, reach, side)
     return torch.stack(torch.meshgrid(z, z, indexing="xy"), -1).reshape(-1, 2)
 
 # %% ../nbs/12_plots.ipynb #4f97423d
-def rank_table(d: dict # name: value
-              ) -> pd.DataFrame:
+def rank_table(
+    d: dict,  # name: value
+) -> pd.DataFrame:
     "Numbers of a run as a two-column table; nested entries are written out."
     flat = pd.json_normalize(d, sep=" ").T
     return flat.set_axis(["value"], axis=1)

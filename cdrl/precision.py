@@ -12,21 +12,25 @@ import torch
 def has_bf16(device: torch.device) -> bool:
     """Whether a device has bf16 arithmetic. Emulated bf16 is many times slower than fp32. A PyTorch that cannot tell of
     a processor counts as no."""
-    if device.type == "cuda": return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     able = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(able.get(k) for k in ("avx512_bf16", "amx_bf16", "bf16"))                                # x86, x86, ARM
+    return any(able.get(k) for k in ("avx512_bf16", "amx_bf16", "bf16"))  # x86, x86, ARM
 
 # %% ../nbs/08b_precision.ipynb #4442183a
-def choose_precision(asked: str, # "fp32", "bf16" or "auto": what the device is made for
-                     device: torch.device
-                    ) -> str: # "fp32" or "bf16"
+def choose_precision(
+    asked: str,  # "fp32", "bf16" or "auto": what the device is made for
+    device: torch.device,
+) -> str:  # "fp32" or "bf16"
     "The precision of chains and initializer in training."
-    if asked != "auto": return asked
+    if asked != "auto":
+        return asked
     return "bf16" if has_bf16(device) else "fp32"
 
 # %% ../nbs/08b_precision.ipynb #cb33b6fc
-def autocast(precision: str, # "fp32" or "bf16"
-             device: torch.device
-            ): # context
+def autocast(
+    precision: str,  # "fp32" or "bf16"
+    device: torch.device,
+):  # context
     "Inside, convolutions and matrix products are computed in this precision."
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

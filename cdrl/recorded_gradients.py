@@ -8,14 +8,16 @@ __all__ = ['tensors_of', 'copy_of', 'RecordedGradient', 'RecordedEnergy', 'Recor
 # %% ../nbs/03a_recorded_gradients.ipynb #63036567
 import torch
 from torch import Tensor
+
 from .ebm import EBM, value_and_grad
 
 # %% ../nbs/03a_recorded_gradients.ipynb #541690ce
-def tensors_of(tree) -> list: # in order
+def tensors_of(tree) -> list:  # in order
     "The tensors in nested tuples and lists."
     return [tree] if isinstance(tree, Tensor) else [v for part in tree or () for v in tensors_of(part)]
 
-def copy_of(tree): # like tree
+
+def copy_of(tree):  # like tree
     "Nested tuples and lists with copies of their tensors."
     return tree.detach().clone() if isinstance(tree, Tensor) else tree and type(tree)(map(copy_of, tree))
 
@@ -23,10 +25,14 @@ def copy_of(tree): # like tree
 class RecordedGradient:
     """f and ∇f of one shape of input, recorded as a CUDA graph. `inputs` are its copies of conditions and weights,
     `holds` the `RecordedEnergy` whose they are; `out` is f [B] and ∇f [B, …] of `y` after a replay."""
-    def __init__(self, body, # callable (y, cond, weights) → f [B]
-                 y: Tensor, # [B, …]
-                 cond: list, weights: list # from `condition` and `weights`
-                ):
+
+    def __init__(
+        self,
+        body,  # callable (y, cond, weights) → f [B]
+        y: Tensor,  # [B, …]
+        cond: list,
+        weights: list,  # from `condition` and `weights`
+    ):
         self.y = y.detach().clone()
         cond, weights = copy_of((cond, weights))
         self.inputs = tensors_of((cond, weights))
@@ -36,30 +42,45 @@ class RecordedGradient:
         main, side = torch.cuda.current_stream(), torch.cuda.Stream()
         side.wait_stream(main)
         with torch.cuda.stream(side):
-            for _ in range(3): value_and_grad(f, self.y)           # libraries choose their kernels before the recording
+            for _ in range(3):
+                value_and_grad(f, self.y)  # libraries choose their kernels before the recording
         main.wait_stream(side)
-        with torch.cuda.graph(self.graph): self.out = value_and_grad(f, self.y)
+        with torch.cuda.graph(self.graph):
+            self.out = value_and_grad(f, self.y)
 
 # %% ../nbs/03a_recorded_gradients.ipynb #e765646c
 class RecordedEnergy:
     "What `EBM.f_at` gives after `record_chains`: f as a function of y, and its gradient from a recording."
-    most = 4                                                                      # recordings kept, those used last
-    def __init__(self, net: EBM, cond: list, weights: list # from `condition` and `weights`
-                ):
+
+    most = 4  # recordings kept, those used last
+
+    def __init__(
+        self,
+        net: EBM,
+        cond: list,
+        weights: list,  # from `condition` and `weights`
+    ):
         self.net = net
         self.cond = cond
         self.weights = weights
-    def __call__(self, y: Tensor # [B, …]
-                ) -> Tensor: # f(y) [B], not recorded
+
+    def __call__(
+        self,
+        y: Tensor,  # [B, …]
+    ) -> Tensor:  # f(y) [B], not recorded
         return self.net.body(y, self.cond, self.weights)
-    def value_and_grad(self, y: Tensor # [B, …] on the network's GPU
-                      ) -> tuple[Tensor, Tensor]: # f(y) [B], ∇f(y) [B, …]
+
+    def value_and_grad(
+        self,
+        y: Tensor,  # [B, …] on the network's GPU
+    ) -> tuple[Tensor, Tensor]:  # f(y) [B], ∇f(y) [B, …]
         "As the function of that name. Recorded when a shape is new."
         now, graphs = tensors_of((self.cond, self.weights)), self.net.graphs
         key = tuple((tuple(v.shape), v.dtype) for v in (y, *now))
         with torch.cuda.device(y.device):
             g = graphs.pop(key, None) or RecordedGradient(self.net.body, y, self.cond, self.weights)
-            while len(graphs) >= self.most: del graphs[next(iter(graphs))]
+            while len(graphs) >= self.most:
+                del graphs[next(iter(graphs))]
             graphs[key] = g
             if g.holds is not self:
                 torch._foreach_copy_(g.inputs, [v.detach() for v in now])
@@ -72,10 +93,18 @@ class RecordedEnergy:
 class Recordings(dict):
     """Recorded gradients by shape, the one used last at the end. A copy of a network, in memory or in a file, begins
     without any."""
-    def __reduce__(self): return Recordings, ()
-    def energy(self, net: EBM, cond: list, weights: list # as in `RecordedEnergy`
-              ) -> RecordedEnergy: # as `EBM.f_at` asks for it
+
+    def __reduce__(self):
+        return Recordings, ()
+
+    def energy(
+        self,
+        net: EBM,
+        cond: list,
+        weights: list,  # as in `RecordedEnergy`
+    ) -> RecordedEnergy:  # as `EBM.f_at` asks for it
         return RecordedEnergy(net, cond, weights)
+
 
 def record_chains(net: EBM) -> None:
     """From now on, gradients of chains (evaluation mode, on a GPU) are replayed CUDA graphs, one for each shape of

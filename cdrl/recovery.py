@@ -8,37 +8,42 @@ __all__ = ['recovery_log_density', 'recovery_score', 'ebm_loss', 'initializer_lo
 # %% ../nbs/05_recovery.ipynb #553f4647
 import torch
 from torch import Tensor
+
 from .schedule import bcast
 
 # %% ../nbs/05_recovery.ipynb #c91b908a
-def recovery_log_density(F: Tensor, # [B] F(y; t)
-                         y: Tensor, # [B, …] candidate for y_t
-                         x_next: Tensor, # like y, the noisier x_{t+1}
-                         tether: Tensor, # [B] 1/σ_{t+1}², 0 at the top level
-                        ) -> Tensor: # [B], unnormalised
+def recovery_log_density(
+    F: Tensor,  # [B] F(y; t)
+    y: Tensor,  # [B, …] candidate for y_t
+    x_next: Tensor,  # like y, the noisier x_{t+1}
+    tether: Tensor,  # [B] 1/σ_{t+1}², 0 at the top level
+) -> Tensor:  # [B], unnormalised
     "Conditional log-density, eq. (1)."
     return F - tether / 2 * (y - x_next).flatten(1).square().sum(1)
 
 # %% ../nbs/05_recovery.ipynb #2fef63e6
-def recovery_score(score: Tensor, # [B, …] ∇F(y; t)
-                   y: Tensor, # like score
-                   x_next: Tensor, # like score
-                   tether: Tensor, # [B] 1/σ_{t+1}², 0 at the top level
-                  ) -> Tensor: # like score
+def recovery_score(
+    score: Tensor,  # [B, …] ∇F(y; t)
+    y: Tensor,  # like score
+    x_next: Tensor,  # like score
+    tether: Tensor,  # [B] 1/σ_{t+1}², 0 at the top level
+) -> Tensor:  # like score
     "Gradient of eq. (1): ∇F − (y − x_{t+1})/σ_{t+1}²."
     return torch.addcmul(score, bcast(tether, y), x_next - y)
 
 # %% ../nbs/05_recovery.ipynb #0395ce56
-def ebm_loss(f_pos: Tensor, # [B] f at the observed y_t
-             f_neg: Tensor, # [B] f at the ends of the chains
-             weight: Tensor, # [B] w_t
-            ) -> Tensor: # scalar
+def ebm_loss(
+    f_pos: Tensor,  # [B] f at the observed y_t
+    f_neg: Tensor,  # [B] f at the ends of the chains
+    weight: Tensor,  # [B] w_t
+) -> Tensor:  # scalar
     "Contrastive loss whose gradient is that of the negative recovery log-likelihood, eq. (2) (Algorithm 1)."
     return (weight * (f_neg - f_pos)).mean()
 
 # %% ../nbs/05_recovery.ipynb #f7ceb25b
-def initializer_loss(y_init: Tensor, # [B, …] ŷ_t, with gradient to the initializer
-                     target: Tensor, # like y_init: end of its chain ỹ_t, or the posterior mean
-                    ) -> Tensor: # scalar
+def initializer_loss(
+    y_init: Tensor,  # [B, …] ŷ_t, with gradient to the initializer
+    target: Tensor,  # like y_init: end of its chain ỹ_t, or the posterior mean
+) -> Tensor:  # scalar
     "Squared distance, summed over a sample and averaged over the batch, eq. (3) (Algorithm 1)."
     return (target.detach() - y_init).flatten(1).square().sum(1).mean()

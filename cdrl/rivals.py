@@ -15,34 +15,39 @@ from torch.optim.swa_utils import AveragedModel
 from .compare import Arm
 from .config import build_model
 from .data import BatchStream
-from .schedule import diffuse, logsnr_cosine
 from .guard import DivergenceError
+from .schedule import diffuse, logsnr_cosine
 from .trainer import lr_factor
 
 # %% ../nbs/14a_rivals.ipynb #b9d36c27
-def ancestral(eps, # predictor of noise: (x [B, …], logsnr [B]) → like x
-              x: Tensor, # [B, …] normal noise
-              n_steps: int, # network evaluations
-              logsnr_max: float, logsnr_min: float,
-              generator: torch.Generator,
-              limit: float|None=None # bound on the implied data
-             ) -> Tensor: # [B, …]
+def ancestral(
+    eps,  # predictor of noise: (x [B, …], logsnr [B]) → like x
+    x: Tensor,  # [B, …] normal noise
+    n_steps: int,  # network evaluations
+    logsnr_max: float,
+    logsnr_min: float,
+    generator: torch.Generator,
+    limit: float | None = None,  # bound on the implied data
+) -> Tensor:  # [B, …]
     "DDPM sampling on the cosine schedule."
     places = torch.linspace(1, 0, n_steps + 1, dtype=torch.float64)[:-1]
     logsnr = logsnr_cosine(places, logsnr_max, logsnr_min).float()
     for i, now in enumerate(logsnr):
         alpha_t, sigma2_t = now.sigmoid().sqrt(), (-now).sigmoid()
         x0 = (x - sigma2_t.sqrt() * eps(x, now.expand(len(x)).to(x.device))) / alpha_t
-        if limit is not None: x0 = x0.clamp(-limit, limit)
-        if i == n_steps - 1: return x0
+        if limit is not None:
+            x0 = x0.clamp(-limit, limit)
+        if i == n_steps - 1:
+            return x0
         alpha2_s, sigma2_s = logsnr[i + 1].sigmoid(), (-logsnr[i + 1]).sigmoid()
-        ratio = now.sigmoid() / alpha2_s                                       # α² of this one step
+        ratio = now.sigmoid() / alpha2_s  # α² of this one step
         mean = ratio.sqrt() * sigma2_s / sigma2_t * x + alpha2_s.sqrt() * (1 - ratio) / sigma2_t * x0
         noise = torch.randn(x.shape, generator=generator, device=x.device)
         x = mean + ((1 - ratio) * sigma2_s / sigma2_t).sqrt() * noise
 
 # %% ../nbs/14a_rivals.ipynb #4444828c
-WARM_UP, POWER = 0.1, 9                # share of the iterations; the average goes with the 8th power of the iteration
+WARM_UP, POWER = 0.1, 9  # share of the iterations; the average goes with the 8th power of the iteration
+
 
 @torch.no_grad()
 def power_average(averaged, current, n_averaged):
@@ -53,12 +58,19 @@ def power_average(averaged, current, n_averaged):
 # %% ../nbs/14a_rivals.ipynb #56a5a616
 class DDPMLearner:
     "The initializer network of a config as a diffusion model."
-    def __init__(self, config, # `Config`
-                 data, # training data from `load_dataset`
-                 seed: int, lr: float, steps: int, device: str="cpu"):
+
+    def __init__(
+        self,
+        config,  # `Config`
+        data,  # training data from `load_dataset`
+        seed: int,
+        lr: float,
+        steps: int,
+        device: str = "cpu",
+    ):
         torch.manual_seed(seed)
         model = build_model(config, data.shape, 0)
-        self.evaluations = model.evaluations()                                 # as many as CDRL takes
+        self.evaluations = model.evaluations()  # as many as CDRL takes
         self.config, self.data, self.steps, self.done, self.device = config, data, steps, 0, device
         self.net = model.initializer.to(device)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr, fused=True)
@@ -92,9 +104,12 @@ class DDPMLearner:
                 raise DivergenceError(f"the loss is {loss.item()} after {self.done} iterations")
 
     @torch.no_grad()
-    def sample(self, n: int, seed: int,
-               n_steps: int|None=None # network evaluations; None: as many as CDRL takes
-              ) -> Tensor: # [n, …]
+    def sample(
+        self,
+        n: int,
+        seed: int,
+        n_steps: int | None = None,  # network evaluations; None: as many as CDRL takes
+    ) -> Tensor:  # [n, …]
         "Samples of the averaged weights."
         generator = torch.Generator(self.device).manual_seed(seed)
         net, c = self.average.module.eval(), self.config
@@ -102,15 +117,29 @@ class DDPMLearner:
         out = []
         for i in range(0, n, 256):
             x = torch.randn(min(256, n - i), *self.data.shape, generator=generator, device=self.device)
-            out.append(ancestral(lambda x, logsnr: net(x, logsnr) - x, x, n_steps or self.evaluations,
-                                 c.logsnr_max, c.logsnr_min, generator, limit))
+            out.append(
+                ancestral(
+                    lambda x, logsnr: net(x, logsnr) - x,
+                    x,
+                    n_steps or self.evaluations,
+                    c.logsnr_max,
+                    c.logsnr_min,
+                    generator,
+                    limit,
+                )
+            )
         return torch.cat(out)
 
 # %% ../nbs/14a_rivals.ipynb #613aa3ab
-def ddpm_arm(name: str, config, # `Config`, whose initializer, rates and batches are used
-             data, # training data from `load_dataset`
-             device: str="cpu") -> Arm:
+def ddpm_arm(
+    name: str,
+    config,  # `Config`, whose initializer, rates and batches are used
+    data,  # training data from `load_dataset`
+    device: str = "cpu",
+) -> Arm:
     "A DDPM with a config's initializer network."
+
     def make(seed, factor, steps):
         return DDPMLearner(config, data, seed, config.init_lr * factor, steps["training"], device)
+
     return Arm(name, make)

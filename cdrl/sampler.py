@@ -9,94 +9,117 @@ __all__ = ['langevin', 'mala', 'recovery_chain', 'whole_number', 'as_steps', 'Ch
 import math
 import operator
 from dataclasses import dataclass
+
 import torch
 from torch import Tensor
-from .schedule import Schedule, bcast, rand, randn
+
 from .recovery import recovery_log_density, recovery_score
+from .schedule import Schedule, bcast, rand, randn
 
 # %% ../nbs/06_sampler.ipynb #4155053a
-def langevin(score, # callable y [B, …] → ∇ log p(y), like y
-             y: Tensor, # [B, …] start
-             step_size: Tensor, # [B] s
-             n_steps: int, # K
-             generator: torch.Generator|None=None, # of the noise
-             callback=None, # called as callback(k, y) after each step
-            ) -> Tensor: # end of the chain, like y
+def langevin(
+    score,  # callable y [B, …] → ∇ log p(y), like y
+    y: Tensor,  # [B, …] start
+    step_size: Tensor,  # [B] s
+    n_steps: int,  # K
+    generator: torch.Generator | None = None,  # of the noise
+    callback=None,  # called as callback(k, y) after each step
+) -> Tensor:  # end of the chain, like y
     "Unadjusted Langevin dynamics, eq. (1)."
     y, s = y.clone(), bcast(step_size, y)
-    half_s2 = s ** 2 / 2
+    half_s2 = s**2 / 2
     for k in range(n_steps):
         y.addcmul_(half_s2, score(y)).addcmul_(s, randn(y, generator))
-        if callback: callback(k, y)
+        if callback:
+            callback(k, y)
     return y
 
 # %% ../nbs/06_sampler.ipynb #45bbabba
-def mala(target, # callable y [B, …] → (log p [B], ∇ log p like y)
-         y: Tensor, # [B, …] start
-         step_size: Tensor, # [B] s
-         n_steps: int, # K
-         generator: torch.Generator|None=None, # of proposals and acceptances
-         callback=None, # called as callback(k, y, accepted [B] bool) after each step
-         max_drift: float=2.0, # longest drift of a step, in units of s√D, the noise's length (Roberts and Tweedie 1996)
-        ) -> Tensor: # end of the chain, like y
+def mala(
+    target,  # callable y [B, …] → (log p [B], ∇ log p like y)
+    y: Tensor,  # [B, …] start
+    step_size: Tensor,  # [B] s
+    n_steps: int,  # K
+    generator: torch.Generator | None = None,  # of proposals and acceptances
+    callback=None,  # called as callback(k, y, accepted [B] bool) after each step
+    max_drift: float = 2.0,  # longest drift of a step, in units of s√D, the noise's length (Roberts and Tweedie 1996)
+) -> Tensor:  # end of the chain, like y
     """Metropolis-adjusted Langevin algorithm with truncated drift, eq. (2). A proposal whose log-density is not finite
     is never accepted."""
     s, longest = bcast(step_size, y), max_drift * math.prod(y.shape[1:]) ** 0.5
-    def value_and_drift(y):                                                 # log p, and b(y) in units of s
+
+    def value_and_drift(y):  # log p, and b(y) in units of s
         log_p, grad = target(y)
         b = grad * (s / 2)
         return log_p, b * bcast((longest / b.flatten(1).norm(dim=1)).clamp(max=1.0), y)
-    if n_steps: log_p, drift = value_and_drift(y)
+
+    if n_steps:
+        log_p, drift = value_and_drift(y)
     for k in range(n_steps):
         noise = randn(y, generator)
         proposal = torch.addcmul(y, s, noise + drift)
         new_log_p, new_drift = value_and_drift(proposal)
-        back = noise + drift + new_drift                            # the noise that would lead back, up to its sign
-        log_ratio = new_log_p - log_p + (noise ** 2 - back ** 2).flatten(1).sum(1) / 2
+        back = noise + drift + new_drift  # the noise that would lead back, up to its sign
+        log_ratio = new_log_p - log_p + (noise**2 - back**2).flatten(1).sum(1) / 2
         accept = (rand(len(y), generator, y.device).log() < log_ratio) & new_log_p.isfinite()
         here = bcast(accept, y)
         y = torch.where(here, proposal, y)
         drift = torch.where(here, new_drift, drift)
         log_p = torch.where(accept, new_log_p, log_p)
-        if callback: callback(k, y, accept)
+        if callback:
+            callback(k, y, accept)
     return y
 
 # %% ../nbs/06_sampler.ipynb #a6605dd9
-def recovery_chain(target, # callable y → (F(y; t) [B], ∇F(y; t) like y)
-                   y: Tensor, # [B, …] ŷ_t, where the chain starts
-                   x_next: Tensor, # like y, x_{t+1}
-                   tether: Tensor, # [B] 1/σ_{t+1}², 0 at the top level
-                   step_size: Tensor, # [B] s_t
-                   n_langevin: int, # K
-                   generator: torch.Generator|None=None,
-                   callback=None, # as in `langevin` or `mala`
-                   metropolis: bool=False, # accept or reject each step
-                  ) -> Tensor: # ỹ_t, like y
+def recovery_chain(
+    target,  # callable y → (F(y; t) [B], ∇F(y; t) like y)
+    y: Tensor,  # [B, …] ŷ_t, where the chain starts
+    x_next: Tensor,  # like y, x_{t+1}
+    tether: Tensor,  # [B] 1/σ_{t+1}², 0 at the top level
+    step_size: Tensor,  # [B] s_t
+    n_langevin: int,  # K
+    generator: torch.Generator | None = None,
+    callback=None,  # as in `langevin` or `mala`
+    metropolis: bool = False,  # accept or reject each step
+) -> Tensor:  # ỹ_t, like y
     "K Langevin steps on p(y_t | x_{t+1}) (Algorithm 1, line 5)."
-    def drift(y): return recovery_score(target(y)[1], y, x_next, tether)
+
+    def drift(y):
+        return recovery_score(target(y)[1], y, x_next, tether)
+
     def value_and_drift(y):
         F, score = target(y)
         return recovery_log_density(F, y, x_next, tether), recovery_score(score, y, x_next, tether)
-    if metropolis: return mala(value_and_drift, y, step_size, n_langevin, generator, callback)
+
+    if metropolis:
+        return mala(value_and_drift, y, step_size, n_langevin, generator, callback)
     return langevin(drift, y, step_size, n_langevin, generator, callback)
 
 # %% ../nbs/06_sampler.ipynb #a2b83a8f
-def whole_number(name: str, value, # of an argument, for the message
-                 lowest: int=0, highest: int|None=None # inclusive bounds
-                ) -> int:
+def whole_number(
+    name: str,
+    value,  # of an argument, for the message
+    lowest: int = 0,
+    highest: int | None = None,  # inclusive bounds
+) -> int:
     "A whole number, also NumPy's or a tensor's. Raises `ValueError` that says what is allowed."
-    try: number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError: number = None
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
     if number is None or number < lowest or (highest is not None and number > highest):
         allowed = f"at least {lowest}" if highest is None else f"in {lowest} … {highest}"
         raise ValueError(f"{name} must be a whole number {allowed}, got {value!r}")
     return number
 
-def as_steps(n_langevin: "int|list|np.ndarray|Tensor", # K, or one K a level [T]
-             n_levels: int # T
-            ) -> list: # K of each level [T]
+
+def as_steps(
+    n_langevin: "int|list|np.ndarray|Tensor",  # K, or one K a level [T]
+    n_levels: int,  # T
+) -> list:  # K of each level [T]
     "Numbers of Langevin steps as a list. Raises `ValueError` for a list of another length or a negative number."
-    if not hasattr(n_langevin, "__len__"): return [whole_number("n_langevin", n_langevin)] * n_levels
+    if not hasattr(n_langevin, "__len__"):
+        return [whole_number("n_langevin", n_langevin)] * n_levels
     if len(n_langevin) != n_levels:
         raise ValueError(f"n_langevin has {len(n_langevin)} numbers; the model has {n_levels} levels")
     return [whole_number("n_langevin", k) for k in n_langevin]
@@ -105,46 +128,64 @@ def as_steps(n_langevin: "int|list|np.ndarray|Tensor", # K, or one K a level [T]
 @dataclass(frozen=True)
 class Chain:
     "How the chains of a walk run, from the top level to the lowest."
-    n_langevin: list # K of each level [T], as `as_steps` gives them
-    step_scale: float = 1.0 # multiplies every step size (larger when K is cut)
-    metropolis: bool = False # accept or reject each step
+
+    n_langevin: list  # K of each level [T], as `as_steps` gives them
+    step_scale: float = 1.0  # multiplies every step size (larger when K is cut)
+    metropolis: bool = False  # accept or reject each step
 
     @property
     def gradients(self) -> int:
         "Gradients of a whole walk: K a level, and one more where steps are corrected."
         return sum(k + (self.metropolis and k > 0) for k in self.n_langevin)
 
-    def run(self, schedule: Schedule, t: int, # level
-            target, y: Tensor, x_next: Tensor, generator: torch.Generator|None=None # as in `recovery_chain`
-           ) -> Tensor: # ỹ_t, like y
+    def run(
+        self,
+        schedule: Schedule,
+        t: int,  # level
+        target,
+        y: Tensor,
+        x_next: Tensor,
+        generator: torch.Generator | None = None,  # as in `recovery_chain`
+    ) -> Tensor:  # ỹ_t, like y
         "The chains of one level: `recovery_chain` with the level's tether and step size."
         tether, step_size = schedule.tether[t], self.step_scale * schedule.step_size[t]
-        return recovery_chain(target, y, x_next, tether.expand(len(y)), step_size.expand(len(y)), self.n_langevin[t],
-                       generator, metropolis=self.metropolis)
+        return recovery_chain(
+            target,
+            y,
+            x_next,
+            tether.expand(len(y)),
+            step_size.expand(len(y)),
+            self.n_langevin[t],
+            generator,
+            metropolis=self.metropolis,
+        )
 
 # %% ../nbs/06_sampler.ipynb #cca555c7
-def progressive_sample(schedule: Schedule,
-                       guess, # callable (x_{t+1} [B, …], t int) → ŷ_t, like x
-                       target, # callable t int → (callable y → (F(y; t) [B], ∇F(y; t)))
-                       x: Tensor, # [B, …] x_T, standard normal
-                       chain: Chain,
-                       generator: torch.Generator|None=None,
-                       callback=None, # called as callback(t, ŷ_t/α_{t+1}, x_t) after each level
-                      ) -> Tensor: # x_0, like x, still with the noise of level 0
+def progressive_sample(
+    schedule: Schedule,
+    guess,  # callable (x_{t+1} [B, …], t int) → ŷ_t, like x
+    target,  # callable t int → (callable y → (F(y; t) [B], ∇F(y; t)))
+    x: Tensor,  # [B, …] x_T, standard normal
+    chain: Chain,
+    generator: torch.Generator | None = None,
+    callback=None,  # called as callback(t, ŷ_t/α_{t+1}, x_t) after each level
+) -> Tensor:  # x_0, like x, still with the noise of level 0
     "Progressive sampling from noise to the lowest level (Algorithm 2)."
-    for t in reversed(range(schedule.n_levels)):                            # t = T-1 … 0
+    for t in reversed(range(schedule.n_levels)):  # t = T-1 … 0
         y_init = guess(x, t)
         y = chain.run(schedule, t, target(t), y_init, x, generator)
         x = y / schedule.alpha[t]
-        if callback: callback(t, y_init / schedule.alpha[t], x)
+        if callback:
+            callback(t, y_init / schedule.alpha[t], x)
     return x
 
 # %% ../nbs/06_sampler.ipynb #54221e06
-def tweedie(schedule: Schedule,
-            x: Tensor, # [B, …] x_t
-            slope: Tensor, # like x: ∇_y F(y; t) at y = α_{t+1} x_t
-            t: int=0, # level of x
-           ) -> Tensor: # E[data | x_t], like x
+def tweedie(
+    schedule: Schedule,
+    x: Tensor,  # [B, …] x_t
+    slope: Tensor,  # like x: ∇_y F(y; t) at y = α_{t+1} x_t
+    t: int = 0,  # level of x
+) -> Tensor:  # E[data | x_t], like x
     "Best guess of the data, eq. (3) (Tweedie's formula; with t = 0 the last line of Algorithm 2)."
-    score = schedule.alpha[t] * slope                                       # in the coordinates of x_t
+    score = schedule.alpha[t] * slope  # in the coordinates of x_t
     return (x + schedule.sigma_bar[t] ** 2 * score) / schedule.alpha_bar[t]

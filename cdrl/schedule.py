@@ -9,39 +9,48 @@ __all__ = ['NOISE_SCHEDULES', 'logsnr_cosine', 'logsnr_linear', 'logsnr_sigmoid'
 
 # %% ../nbs/00_schedule.ipynb #86ebb5c2
 import math
+
 import torch
 from torch import Tensor, nn
 
 # %% ../nbs/00_schedule.ipynb #618e18c4
-def logsnr_cosine(u: Tensor, # position 0 (data) … 1 (noise), any shape
-                  logsnr_max: float=9.8, # λ at u = 0 (paper, appendix A.2)
-                  logsnr_min: float=-5.1, # λ at u = 1 (paper, appendix A.2)
-                 ) -> Tensor: # λ(u), same shape
+def logsnr_cosine(
+    u: Tensor,  # position 0 (data) … 1 (noise), any shape
+    logsnr_max: float = 9.8,  # λ at u = 0 (paper, appendix A.2)
+    logsnr_min: float = -5.1,  # λ at u = 1 (paper, appendix A.2)
+) -> Tensor:  # λ(u), same shape
     "Truncated cosine schedule, eq. (1): log signal-to-noise ratio at position `u`."
     b = math.atan(math.exp(-logsnr_max / 2))
     a = math.atan(math.exp(-logsnr_min / 2)) - b
     return -2 * torch.log(torch.tan(a * u + b))
 
 # %% ../nbs/00_schedule.ipynb #f6e10fe5
-def logsnr_linear(u: Tensor, # position 0 (data) … 1 (noise), any shape
-                  logsnr_max: float=9.8, logsnr_min: float=-5.1, # λ at u = 0 and at u = 1
-                  beta_0: float=0.1, beta_1: float=20.0 # ends of the linear β (Song et al. 2021, appendix C)
-                 ) -> Tensor: # λ(u), same shape
+def logsnr_linear(
+    u: Tensor,  # position 0 (data) … 1 (noise), any shape
+    logsnr_max: float = 9.8,
+    logsnr_min: float = -5.1,  # λ at u = 0 and at u = 1
+    beta_0: float = 0.1,
+    beta_1: float = 20.0,  # ends of the linear β (Song et al. 2021, appendix C)
+) -> Tensor:  # λ(u), same shape
     "The linear-β schedule of DDPM and DRL, cut to the given ends."
     half = (beta_1 - beta_0) / 2
-    place = lambda lam: (math.sqrt(beta_0 ** 2 + 4 * half * math.log1p(math.exp(-lam))) - beta_0) / (2 * half)     # −log ᾱ² = log(1 + e^{−λ})
+    place = lambda lam: (
+        (math.sqrt(beta_0**2 + 4 * half * math.log1p(math.exp(-lam))) - beta_0) / (2 * half)
+    )  # −log ᾱ² = log(1 + e^{−λ})
     v = place(logsnr_max) + u * (place(logsnr_min) - place(logsnr_max))
-    return -torch.log(torch.expm1(beta_0 * v + half * v ** 2))
+    return -torch.log(torch.expm1(beta_0 * v + half * v**2))
 
 # %% ../nbs/00_schedule.ipynb #768e7aba
-def logsnr_sigmoid(u: Tensor, # position 0 (data) … 1 (noise), any shape
-                   logsnr_max: float=9.8, logsnr_min: float=-5.1, # λ at u = 0 and at u = 1
-                   end: float=3.0 # v runs within −end … end (Jabri et al. 2023)
-                  ) -> Tensor: # λ(u), same shape
+def logsnr_sigmoid(
+    u: Tensor,  # position 0 (data) … 1 (noise), any shape
+    logsnr_max: float = 9.8,
+    logsnr_min: float = -5.1,  # λ at u = 0 and at u = 1
+    end: float = 3.0,  # v runs within −end … end (Jabri et al. 2023)
+) -> Tensor:  # λ(u), same shape
     "The sigmoid schedule, cut to the given ends."
     sigmoid = lambda v: 1 / (1 + math.exp(-v))
     top, span = sigmoid(end), sigmoid(end) - sigmoid(-end)
-    place = lambda lam: -math.log(1 / (top - sigmoid(lam) * span) - 1)                                              # ᾱ² = (top − sigmoid(v)) / span
+    place = lambda lam: -math.log(1 / (top - sigmoid(lam) * span) - 1)  # ᾱ² = (top − sigmoid(v)) / span
     v = place(logsnr_max) + u * (place(logsnr_min) - place(logsnr_max))
     return ((top - v.sigmoid()) / span).logit()
 
@@ -51,10 +60,12 @@ NOISE_SCHEDULES = {"cosine": logsnr_cosine, "linear": logsnr_linear, "sigmoid": 
 # %% ../nbs/00_schedule.ipynb #67c2cd9f
 class Fp32Buffers(nn.Module):
     "A module whose buffers move with a model but keep their precision: at 40,000 times the network's output, half precision would be no precision."
+
     def _apply(self, *args, **kwargs):
         before = dict(self._buffers)
         super()._apply(*args, **kwargs)
-        for name, value in before.items(): self._buffers[name] = value.to(self._buffers[name].device)
+        for name, value in before.items():
+            self._buffers[name] = value.to(self._buffers[name].device)
         return self
 
 # %% ../nbs/00_schedule.ipynb #16aea675
@@ -64,42 +75,63 @@ class Schedule(Fp32Buffers):
     Buffers over levels, `[T+1]`: `logsnr`, `alpha_bar`, `sigma_bar`. Buffers over steps t → t+1, `[T]`: `alpha`, `sigma`, `sigma_tilde`, `init_sigma` (width of the initializer's draws),
     `tether` (1/σ_{t+1}², zero at the top), `step_size`, `energy_scale` (F = energy_scale · f) and `loss_weight`. Raises `ValueError`
     for an unknown option or a value out of range."""
-    def __init__(self, n_levels: int=6, # T, number of steps and of energies
-                 logsnr_max: float=9.8, # λ_0 (paper)
-                 logsnr_min: float=-5.1, # λ_T (paper)
-                 step_size: str="paper", # rule for s_t: "paper" or "posterior"
-                 step_b2: float=4e-4, # b² of the paper's rule
-                 step_r: float=0.5, # r of the posterior rule
-                 energy_scale: str="langevin", # F = f/s_t² ("langevin", paper) or f/(α_{t+1} σ̄_t) ("noise")
-                 noise_schedule: str="cosine", # how λ falls from λ_0 to λ_T: a key of NOISE_SCHEDULES
-                 init_noise: bool=True, # the initializer draws with width σ̃ (paper); False: it gives its mean
-                ):
+
+    def __init__(
+        self,
+        n_levels: int = 6,  # T, number of steps and of energies
+        logsnr_max: float = 9.8,  # λ_0 (paper)
+        logsnr_min: float = -5.1,  # λ_T (paper)
+        step_size: str = "paper",  # rule for s_t: "paper" or "posterior"
+        step_b2: float = 4e-4,  # b² of the paper's rule
+        step_r: float = 0.5,  # r of the posterior rule
+        energy_scale: str = "langevin",  # F = f/s_t² ("langevin", paper) or f/(α_{t+1} σ̄_t) ("noise")
+        noise_schedule: str = "cosine",  # how λ falls from λ_0 to λ_T: a key of NOISE_SCHEDULES
+        init_noise: bool = True,  # the initializer draws with width σ̃ (paper); False: it gives its mean
+    ):
         super().__init__()
         check_schedule_options(n_levels, logsnr_max, logsnr_min, step_size, energy_scale, noise_schedule)
         self.n_levels, T = n_levels, n_levels
         lam = NOISE_SCHEDULES[noise_schedule](torch.arange(T + 1, dtype=torch.float64) / T, logsnr_max, logsnr_min)
         alpha_bar, sigma_bar = lam.sigmoid().sqrt(), (-lam).sigmoid().sqrt()
-        log_ratio = nn.functional.logsigmoid(lam).diff()           # log α_{t+1}²
+        log_ratio = nn.functional.logsigmoid(lam).diff()  # log α_{t+1}²
         alpha, sigma = (log_ratio / 2).exp(), (-torch.expm1(log_ratio)).sqrt()
-        alpha[-1] = 1.0                                            # top level: α_T := 1 …
-        tether = sigma ** -2
-        tether[-1] = 0.0                                           # … and no tether to x_T
-        sigma_tilde = alpha * sigma * sigma_bar[:-1] / sigma_bar[1:]   # eq. (2)
+        alpha[-1] = 1.0  # top level: α_T := 1 …
+        tether = sigma**-2
+        tether[-1] = 0.0  # … and no tether to x_T
+        sigma_tilde = alpha * sigma * sigma_bar[:-1] / sigma_bar[1:]  # eq. (2)
         s = (step_b2 * sigma_bar[:-1] / sigma_bar[0]).sqrt() * sigma if step_size == "paper" else step_r * sigma_tilde
         langevin = energy_scale == "langevin"
-        scale = s ** -2 if langevin else 1 / (alpha * sigma_bar[:-1])
+        scale = s**-2 if langevin else 1 / (alpha * sigma_bar[:-1])
         weight = sigma[0] / sigma if langevin else torch.ones_like(sigma)
-        for name, value in dict(logsnr=lam, alpha_bar=alpha_bar, sigma_bar=sigma_bar, alpha=alpha, sigma=sigma, sigma_tilde=sigma_tilde, init_sigma=sigma_tilde * init_noise,
-                                tether=tether, step_size=s, energy_scale=scale, loss_weight=weight).items():
+        for name, value in dict(
+            logsnr=lam,
+            alpha_bar=alpha_bar,
+            sigma_bar=sigma_bar,
+            alpha=alpha,
+            sigma=sigma,
+            sigma_tilde=sigma_tilde,
+            init_sigma=sigma_tilde * init_noise,
+            tether=tether,
+            step_size=s,
+            energy_scale=scale,
+            loss_weight=weight,
+        ).items():
             self.register_buffer(name, value.float(), persistent=False)
 
 # %% ../nbs/00_schedule.ipynb #6bead3be
 def check_schedule_options(n_levels, logsnr_max, logsnr_min, step_size, energy_scale, noise_schedule="cosine"):
     "Raise `ValueError` naming the value and what is allowed."
-    if not (isinstance(n_levels, int) and n_levels >= 1): raise ValueError(f"n_levels is {n_levels!r}; it must be an integer of at least 1")
-    if not logsnr_max > logsnr_min: raise ValueError(f"logsnr_max ({logsnr_max}) must be larger than logsnr_min ({logsnr_min})")
-    for name, value, allowed in [("step_size", step_size, ("paper", "posterior")), ("energy_scale", energy_scale, ("langevin", "noise")), ("noise_schedule", noise_schedule, NOISE_SCHEDULES)]:
-        if value not in allowed: raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(allowed)}")
+    if not (isinstance(n_levels, int) and n_levels >= 1):
+        raise ValueError(f"n_levels is {n_levels!r}; it must be an integer of at least 1")
+    if not logsnr_max > logsnr_min:
+        raise ValueError(f"logsnr_max ({logsnr_max}) must be larger than logsnr_min ({logsnr_min})")
+    for name, value, allowed in [
+        ("step_size", step_size, ("paper", "posterior")),
+        ("energy_scale", energy_scale, ("langevin", "noise")),
+        ("noise_schedule", noise_schedule, NOISE_SCHEDULES),
+    ]:
+        if value not in allowed:
+            raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(allowed)}")
 
 # %% ../nbs/00_schedule.ipynb #c91ca625
 def bcast(v: Tensor, like: Tensor) -> Tensor:
@@ -107,74 +139,93 @@ def bcast(v: Tensor, like: Tensor) -> Tensor:
     return v.reshape(-1, *[1] * (like.dim() - 1))
 
 # %% ../nbs/00_schedule.ipynb #84630a70
-def diffuse(x0: Tensor, # [B, …] data in [-1, 1]
-            logsnr: Tensor, # [B]
-            eps: Tensor, # like x0, standard normal
-           ) -> Tensor: # x_t, like x0
+def diffuse(
+    x0: Tensor,  # [B, …] data in [-1, 1]
+    logsnr: Tensor,  # [B]
+    eps: Tensor,  # like x0, standard normal
+) -> Tensor:  # x_t, like x0
     "Noise data to a given log-SNR, eq. (3)."
     return bcast(logsnr.sigmoid().sqrt(), x0) * x0 + bcast((-logsnr).sigmoid().sqrt(), x0) * eps
 
 # %% ../nbs/00_schedule.ipynb #1e5546bd
 class RowGenerator:
     "Random numbers for some rows of a joint batch: drawn for all `total` rows, in the joint order, and cut to `rows`."
+
     def __init__(self, generator: torch.Generator, rows: slice, total: int):
         self.generator, self.rows, self.total = generator, rows, total
 
 # %% ../nbs/00_schedule.ipynb #a9c37dee
-def randn(like: Tensor, # [B, …]
-          generator: "torch.Generator|RowGenerator|None"=None # source
-         ) -> Tensor: # like `like`
+def randn(
+    like: Tensor,  # [B, …]
+    generator: "torch.Generator|RowGenerator|None" = None,  # source
+) -> Tensor:  # like `like`
     "Standard normal numbers in shape, place and precision of another tensor."
     rows = isinstance(generator, RowGenerator)
-    noise = torch.randn((generator.total, *like.shape[1:]) if rows else like.shape, generator=generator.generator if rows else generator, device=like.device, dtype=like.dtype)
+    noise = torch.randn(
+        (generator.total, *like.shape[1:]) if rows else like.shape,
+        generator=generator.generator if rows else generator,
+        device=like.device,
+        dtype=like.dtype,
+    )
     return noise[generator.rows] if rows else noise
 
-def rand(n: int, generator: "torch.Generator|RowGenerator|None"=None, device=None) -> Tensor: # [n]
+
+def rand(n: int, generator: "torch.Generator|RowGenerator|None" = None, device=None) -> Tensor:  # [n]
     "Uniform numbers in [0, 1)."
-    if isinstance(generator, RowGenerator): return torch.rand(generator.total, generator=generator.generator, device=device)[generator.rows]
+    if isinstance(generator, RowGenerator):
+        return torch.rand(generator.total, generator=generator.generator, device=device)[generator.rows]
     return torch.rand(n, generator=generator, device=device)
 
 # %% ../nbs/00_schedule.ipynb #8244ae87
-def noisy_pair(schedule: Schedule, # the levels
-               x0: Tensor, # [B, …] data in [-1, 1]
-               t: Tensor, # [B] long, lower level 0 … T-1
-               variance_reduction: bool=True, # one noise for both levels (paper §3.3)
-               generator: torch.Generator|None=None, # source of the noise
-              ) -> tuple[Tensor, Tensor]: # y_t = α_{t+1} x_t, and x_{t+1}
+def noisy_pair(
+    schedule: Schedule,  # the levels
+    x0: Tensor,  # [B, …] data in [-1, 1]
+    t: Tensor,  # [B] long, lower level 0 … T-1
+    variance_reduction: bool = True,  # one noise for both levels (paper §3.3)
+    generator: torch.Generator | None = None,  # source of the noise
+) -> tuple[Tensor, Tensor]:  # y_t = α_{t+1} x_t, and x_{t+1}
     "The positive sample `y_t` and the noisier `x_{t+1}` it is to be recovered from (Algorithm 1, line 3)."
     eps = randn(x0, generator)
     x_t = diffuse(x0, schedule.logsnr[t], eps)
-    if variance_reduction: x_next = diffuse(x0, schedule.logsnr[t + 1], eps)
+    if variance_reduction:
+        x_next = diffuse(x0, schedule.logsnr[t + 1], eps)
     else:
         sigma = schedule.sigma[t]
-        x_next = bcast((1 - sigma ** 2).sqrt(), x0) * x_t + bcast(sigma, x0) * randn(x0, generator)
+        x_next = bcast((1 - sigma**2).sqrt(), x0) * x_t + bcast(sigma, x0) * randn(x0, generator)
     return bcast(schedule.alpha[t], x0) * x_t, x_next
 
 # %% ../nbs/00_schedule.ipynb #d918cd25
-def noise_step(schedule: Schedule, # the levels
-               x: Tensor, # [B, …] x_t
-               t: int, # its level, 0 … T-1
-               generator: torch.Generator|None=None, # source of the noise
-              ) -> Tensor: # x_{t+1}, like x
+def noise_step(
+    schedule: Schedule,  # the levels
+    x: Tensor,  # [B, …] x_t
+    t: int,  # its level, 0 … T-1
+    generator: torch.Generator | None = None,  # source of the noise
+) -> Tensor:  # x_{t+1}, like x
     "One step up: a draw of x_{t+1} given x_t (the forward process, paper §3.1)."
     sigma = schedule.sigma[t]
-    return (1 - sigma ** 2).sqrt() * x + sigma * randn(x, generator)
+    return (1 - sigma**2).sqrt() * x + sigma * randn(x, generator)
 
-def noised_walk(schedule: Schedule, # the levels
-                x: Tensor, # [B, …] data in [-1, 1]
-                generator: torch.Generator|None=None, # source of the noise
-               ) -> list: # x_0 … x_T, each like x
+
+def noised_walk(
+    schedule: Schedule,  # the levels
+    x: Tensor,  # [B, …] data in [-1, 1]
+    generator: torch.Generator | None = None,  # source of the noise
+) -> list:  # x_0 … x_T, each like x
     "One walk of data through all levels, each a noisier version of the one before."
     walk = [schedule.alpha_bar[0] * x + schedule.sigma_bar[0] * randn(x, generator)]
-    for t in range(schedule.n_levels): walk.append(noise_step(schedule, walk[-1], t, generator))
+    for t in range(schedule.n_levels):
+        walk.append(noise_step(schedule, walk[-1], t, generator))
     return walk
 
 # %% ../nbs/00_schedule.ipynb #b5f96c45
-def posterior_mean(schedule: Schedule, # the levels
-                   x0: Tensor, # [B, …] data
-                   x_next: Tensor, # like x0, x_{t+1}
-                   t: Tensor, # [B] long, lower level 0 … T-1
-                  ) -> Tensor: # E[y_t | x_{t+1}, x_0], like x0
+def posterior_mean(
+    schedule: Schedule,  # the levels
+    x0: Tensor,  # [B, …] data
+    x_next: Tensor,  # like x0, x_{t+1}
+    t: Tensor,  # [B] long, lower level 0 … T-1
+) -> Tensor:  # E[y_t | x_{t+1}, x_0], like x0
     "The mean of y_t given both the noisier sample and the datum, eq. (4) (Ho et al. 2020, eq. 7)."
     s2, below, above = schedule.sigma[t] ** 2, schedule.sigma_bar[t] ** 2, schedule.sigma_bar[t + 1] ** 2
-    return bcast(schedule.alpha[t], x0) * (bcast((1 - s2).sqrt() * below / above, x0) * x_next + bcast(schedule.alpha_bar[t] * s2 / above, x0) * x0)
+    return bcast(schedule.alpha[t], x0) * (
+        bcast((1 - s2).sqrt() * below / above, x0) * x_next + bcast(schedule.alpha_bar[t] * s2 / above, x0) * x0
+    )

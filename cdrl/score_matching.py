@@ -8,25 +8,29 @@ __all__ = ['scaled_score', 'score_matching_loss']
 # %% ../nbs/05a_score_matching.ipynb #c3a0f4dd
 import torch
 from torch import Tensor
+
 from .schedule import Schedule, bcast
 
 # %% ../nbs/05a_score_matching.ipynb #d9a20898
-def scaled_score(log_density, # callable y [B, …] → F(y; t) [B]
-                 schedule: Schedule,
-                 y: Tensor, # [B, …] y_t
-                 t: Tensor # [B] long
-                ) -> Tensor: # like y, with a graph to the parameters
+def scaled_score(
+    log_density,  # callable y [B, …] → F(y; t) [B]
+    schedule: Schedule,
+    y: Tensor,  # [B, …] y_t
+    t: Tensor,  # [B] long
+) -> Tensor:  # like y, with a graph to the parameters
     "α_{t+1} σ̄_t ∇_y F(y; t), the score in units of eq. (1)."
     y = y.detach().requires_grad_(True)
-    score, = torch.autograd.grad(log_density(y).sum(), y, create_graph=True)
+    (score,) = torch.autograd.grad(log_density(y).sum(), y, create_graph=True)
     return bcast(schedule.alpha[t] * schedule.sigma_bar[t], y) * score
 
 # %% ../nbs/05a_score_matching.ipynb #90447b8d
-def score_matching_loss(score: Tensor, # [B, …] from `scaled_score`
-                        schedule: Schedule,
-                        x0: Tensor, y: Tensor, # like score: data, and the y_t made of them
-                        t: Tensor # [B] long
-                       ) -> Tensor: # scalar
+def score_matching_loss(
+    score: Tensor,  # [B, …] from `scaled_score`
+    schedule: Schedule,
+    x0: Tensor,
+    y: Tensor,  # like score: data, and the y_t made of them
+    t: Tensor,  # [B] long
+) -> Tensor:  # scalar
     "Denoising score matching, eq. (1). A score of zero gives 1 on average."
     x_t = y / bcast(schedule.alpha[t], y)
     eps = (x_t - bcast(schedule.alpha_bar[t], y) * x0) / bcast(schedule.sigma_bar[t], y)

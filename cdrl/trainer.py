@@ -11,28 +11,39 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from fastcore.basics import patch
+
+from .checkpoints import Checkpoints, read_checkpoint
+from .config import Config, build_model, get_config
 from .data import BatchStream
 from .datasets import load_dataset
-from .schedule import RowGenerator, noisy_pair, posterior_mean, rand
-from .layers import frozen
 from .gaussian import moment_batches
+from .guard import DivergenceError, check_row, checkpoint_to_go_back_to, next_attempt
+from .initializer import draw_initial
+from .layers import frozen
+from .model import CDRL
+from cdrl.parallel import (
+    barrier,
+    data_parallel,
+    from_first_process,
+    join_logs,
+    mean_gradients,
+    mean_over_processes,
+    n_processes,
+    process_index,
+    split_batch,
+)
+from .precision import autocast, choose_precision
 from .recorded_gradients import record_chains
 from .recovery import ebm_loss, initializer_loss
-from .score_matching import score_matching_loss, scaled_score
 from .sampler import recovery_chain
-from .initializer import draw_initial
-from .model import CDRL
-from .config import Config, build_model, get_config
-from .parallel import (barrier, data_parallel, from_first_process, join_logs, mean_gradients, mean_over_processes,
-                           n_processes, process_index, split_batch)
-from .precision import autocast, choose_precision
-from .checkpoints import Checkpoints, read_checkpoint
-from .guard import DivergenceError, check_row, checkpoint_to_go_back_to, next_attempt
+from .schedule import RowGenerator, noisy_pair, posterior_mean, rand
+from .score_matching import scaled_score, score_matching_loss
 
 # %% ../nbs/09_trainer.ipynb #d6701cf0
 class Trainer:
@@ -40,55 +51,65 @@ class Trainer:
     rows, one every `log_every` iterations; `notes` is free for callbacks (numbers, strings, tensors) and goes into
     checkpoints; `precision` is "fp32" or "bf16", what is used; `recoveries` lists the divergences that were overcome.
     Started by `torchrun`, each process takes its share of every batch."""
-    def fit(self, steps: int|None=None, # iterations to do now; None: what is left of the config's
-            callbacks=(), # pairs (n, f): f(trainer) is called every n iterations and at the end, outside training time
-            checkpoints: Checkpoints|None=None # where to go back to after a divergence; None: raise
-           ) -> list: # the history
+
+    def fit(
+        self,
+        steps: int | None = None,  # iterations to do now; None: what is left of the config's
+        callbacks=(),  # pairs (n, f): f(trainer) is called every n iterations and at the end, outside training time
+        checkpoints: Checkpoints | None = None,  # where to go back to after a divergence; None: raise
+    ) -> list:  # the history
         """Train. Raises `DivergenceError` on divergence: at once without checkpoints, else after `config.recoveries`
         attempts to go on from a good one."""
         end = self.config.steps if steps is None else min(self.step + steps, self.config.steps)
-        if checkpoints and from_first_process(not checkpoints.all()): checkpoints.save(self)
+        if checkpoints and from_first_process(not checkpoints.all()):
+            checkpoints.save(self)
         while self.step < end:
-            with self.stopwatch(callbacks, end): log = self.train_step()
+            with self.stopwatch(callbacks, end):
+                log = self.train_step()
             self.watch(log, callbacks, checkpoints)
         return self.history
 
-    def train_step(self) -> dict: # detached scalars: losses, energy gap, gradient norms
+    def train_step(self) -> dict:  # detached scalars: losses, energy gap, gradient norms
         "One iteration."
         losses = self.warm_losses if self.step < self.warm_steps else self.losses
         logs = []
-        for x0, label, source in self.passes():                                   # line 2: data
-            pair = self.draw_pair(x0, label, source)                              # lines 2 and 3: levels, noise
-            loss, log = losses(pair, source)                                      # lines 4 to 7
+        for x0, label, source in self.passes():  # line 2: data
+            pair = self.draw_pair(x0, label, source)  # lines 2 and 3: levels, noise
+            loss, log = losses(pair, source)  # lines 4 to 7
             self.backward(loss)
             logs.append(log)
         norms = {name: self.update(name) for name in self.optimizers}
         self.ema.update_parameters(self.model)
         self.step += 1
-        if self.step == self.warm_steps: self.end_warm_start()
+        if self.step == self.warm_steps:
+            self.end_warm_start()
         return {**join_logs(logs), **log_names(norms, "grad")}
 
-    def losses(self, pair: dict, # from `draw_pair`
-               source # as there
-              ) -> tuple[dict, dict]: # losses of "ebm" and perhaps "initializer"; detached scalars for the log
+    def losses(
+        self,
+        pair: dict,  # from `draw_pair`
+        source,  # as there
+    ) -> tuple[dict, dict]:  # losses of "ebm" and perhaps "initializer"; detached scalars for the log
         "What both networks descend."
         given = pair["x_next"], pair["t"], pair["label"]
         weight = self.model.schedule.loss_weight[pair["t"]]
-        mean, y_init = self.draw_guess(*given, source)                            # line 4
-        y_neg = self.refine(y_init, *given, source)                               # line 5
+        mean, y_init = self.draw_guess(*given, source)  # line 4
+        y_neg = self.refine(y_init, *given, source)  # line 5
         f_pos, f_neg = self.contrast(pair, y_neg)
-        loss = {"ebm": ebm_loss(f_pos, f_neg, weight)}                            # line 6
+        loss = {"ebm": ebm_loss(f_pos, f_neg, weight)}  # line 6
         if "initializer" in self.optimizers:
-            loss["initializer"] = self.guess_loss(pair, mean, y_init, y_neg)      # line 7
+            loss["initializer"] = self.guess_loss(pair, mean, y_init, y_neg)  # line 7
         return loss, {**self.describe(pair, y_neg, f_pos, f_neg), **log_names(loss, "loss")}
 
 # %% ../nbs/09_trainer.ipynb #ba0907fc
 @patch
-def __init__(self: Trainer, config: Config, # from `get_config`
-             data, # from `load_dataset`; gives shape and classes
-             device: str="cpu", # where to train
-             log_every: int=50, # iterations averaged into one row of the history
-            ):
+def __init__(
+    self: Trainer,
+    config: Config,  # from `get_config`
+    data,  # from `load_dataset`; gives shape and classes
+    device: str = "cpu",  # where to train
+    log_every: int = 50,  # iterations averaged into one row of the history
+):
     "Raises `ValueError` if the batch cannot be shared evenly."
     self.config = config
     self.device = torch.device(device)
@@ -99,7 +120,7 @@ def __init__(self: Trainer, config: Config, # from `get_config`
     self.warm_steps = round(config.warm_start * config.steps)
     self.history = []
     self.recoveries = []
-    self.window = {}                                                          # sums since the last row of the history
+    self.window = {}  # sums since the last row of the history
     self.notes = {}
     self.make_model(data)
     self.make_stream(data)
@@ -112,11 +133,15 @@ def make_model(self: Trainer, data) -> None:
     c = self.config
     torch.manual_seed(c.seed)
     self.model = build_model(c, data.shape, data.n_class).to(self.device)
-    if process_index(): torch.manual_seed(c.seed + process_index())           # dropout differs between devices
-    if self.model.base: self.model.base.fit(moment_batches(data, c.flip))
+    if process_index():
+        torch.manual_seed(c.seed + process_index())  # dropout differs between devices
+    if self.model.base:
+        self.model.base.fit(moment_batches(data, c.flip))
     self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(c.ema))
     self.generator = torch.Generator(self.device).manual_seed(c.seed)
-    if c.cuda_graphs and self.device.type == "cuda": record_chains(self.model.ebm)
+    if c.cuda_graphs and self.device.type == "cuda":
+        record_chains(self.model.ebm)
+
 
 @patch
 def make_stream(self: Trainer, data) -> None:
@@ -124,20 +149,23 @@ def make_stream(self: Trainer, data) -> None:
     c = self.config
     parts = n_processes() * c.accumulate
     if c.batch_size % parts:
-        raise ValueError(f"batch_size {c.batch_size} cannot be shared by {n_processes()} devices in {c.accumulate} "
-                         f"passes; choose a multiple of {parts}")
+        raise ValueError(
+            f"batch_size {c.batch_size} cannot be shared by {n_processes()} devices in {c.accumulate} "
+            f"passes; choose a multiple of {parts}"
+        )
     share = c.batch_size // n_processes()
     rows = slice(process_index() * share, (process_index() + 1) * share)
     images = len(data.shape) == 3
     self.stream = BatchStream(data, c.batch_size, torch.Generator().manual_seed(c.seed), c.flip and images, rows)
 
 # %% ../nbs/09_trainer.ipynb #f5996959
-def lr_factor(step: int, # iterations done
-              steps: int, # iterations in all
-              warmup: int, # length of the warm-up
-              offset: int=0, # head start of the warm-up
-              decay_from: float=1.0, # share of `steps` after which the factor falls to 0; 1: never
-             ) -> float: # factor of the learning rate, 0 … 1
+def lr_factor(
+    step: int,  # iterations done
+    steps: int,  # iterations in all
+    warmup: int,  # length of the warm-up
+    offset: int = 0,  # head start of the warm-up
+    decay_from: float = 1.0,  # share of `steps` after which the factor falls to 0; 1: never
+) -> float:  # factor of the learning rate, 0 … 1
     "Linear warm-up and linear decay (warm-up: paper, appendix A.2; decay: ours)."
     up = min(1.0, (step + 1 + offset) / warmup)
     down = 1.0 if decay_from >= 1 else min(1.0, (1 - step / steps) / (1 - decay_from))
@@ -145,13 +173,16 @@ def lr_factor(step: int, # iterations done
 
 # %% ../nbs/09_trainer.ipynb #9fe196b1
 @patch
-def rate_factor(self: Trainer, which: str, # "ebm" or "initializer"
-                step: int # iterations done
-               ) -> float: # factor of its learning rate
+def rate_factor(
+    self: Trainer,
+    which: str,  # "ebm" or "initializer"
+    step: int,  # iterations done
+) -> float:  # factor of its learning rate
     "Both phases warm up and fall; the phase after a warm start has a fraction of the rates."
     c = self.config
     offset = c.init_warmup_offset if which == "initializer" else 0
-    if step < self.warm_steps: return lr_factor(step, self.warm_steps, c.warmup, offset, c.decay_from)
+    if step < self.warm_steps:
+        return lr_factor(step, self.warm_steps, c.warmup, offset, c.decay_from)
     factor = lr_factor(step - self.warm_steps, c.steps - self.warm_steps, c.warmup, offset, c.decay_from)
     return factor * c.recovery_rate if self.warm_steps else factor
 
@@ -174,100 +205,131 @@ def averaged(self: Trainer) -> CDRL:
     "The model with averaged weights, used for all sampling (paper, appendix A.2)."
     return self.ema.module
 
+
 @patch(as_prop=True)
-def dtype(self: Trainer): # torch.bfloat16 or None
+def dtype(self: Trainer):  # torch.bfloat16 or None
     "Of chains; None: that of the weights."
     return torch.bfloat16 if self.precision == "bf16" else None
 
 # %% ../nbs/09_trainer.ipynb #cf021aae
 @patch
-def passes(self: Trainer): # yields x0 [b, …], label [b], and the source of the random numbers of these rows
+def passes(self: Trainer):  # yields x0 [b, …], label [b], and the source of the random numbers of these rows
     "This process's rows of the next batch, in one pass or several."
     x0, label = (v.to(self.device, non_blocking=True) for v in self.stream.next())
-    for optimizer in self.optimizers.values(): optimizer.zero_grad(set_to_none=True)
+    for optimizer in self.optimizers.values():
+        optimizer.zero_grad(set_to_none=True)
     self.model.train()
     for k, rows in enumerate(split_batch(x0, label, self.config.accumulate, self.generator, self.nets.values())):
-        if k: self.model.ebm.eval()                                           # spectral norms iterate once an iteration
+        if k:
+            self.model.ebm.eval()  # spectral norms iterate once an iteration
         yield rows
 
 # %% ../nbs/09_trainer.ipynb #63da2080
 @patch
-def draw_pair(self: Trainer, x0: Tensor|None=None, # data of these rows [B, …]; None: the next batch
-              label: Tensor|None=None, # [B]
-              source=None # generator, or `RowGenerator` of these rows; None: the trainer's
-             ) -> dict: # x0, y_pos, x_next [B, …], t [B], label [B] or None
+def draw_pair(
+    self: Trainer,
+    x0: Tensor | None = None,  # data of these rows [B, …]; None: the next batch
+    label: Tensor | None = None,  # [B]
+    source=None,  # generator, or `RowGenerator` of these rows; None: the trainer's
+) -> dict:  # x0, y_pos, x_next [B, …], t [B], label [B] or None
     "Noise data at two neighbouring levels, with label dropout."
     c = self.config
     source = source or self.generator
-    if x0 is None: x0, label = (v.to(self.device) for v in self.stream.next())
+    if x0 is None:
+        x0, label = (v.to(self.device) for v in self.stream.next())
     weights = torch.tensor(c.level_weights or [1] * c.n_levels, dtype=torch.float, device=self.device)
     t = torch.multinomial(weights, c.batch_size, replacement=True, generator=self.generator)
-    if isinstance(source, RowGenerator): t = t[source.rows]
+    if isinstance(source, RowGenerator):
+        t = t[source.rows]
     y_pos, x_next = noisy_pair(self.model.schedule, x0, t, c.variance_reduction, source)
     if self.model.n_class:
         drop = rand(len(x0), source, self.device) < c.label_dropout
         label = torch.where(drop, -1, label)
-    else: label = None
+    else:
+        label = None
     return dict(x0=x0, y_pos=y_pos, x_next=x_next, t=t, label=label)
 
 # %% ../nbs/09_trainer.ipynb #8de8c433
 @patch
-def draw_guess(self: Trainer, x_next: Tensor, t: Tensor, label: Tensor|None, # from `draw_pair`
-               source # as there
-              ) -> tuple[Tensor, Tensor]: # the initializer's mean, and the draw ŷ_t; with gradient if it learns
+def draw_guess(
+    self: Trainer,
+    x_next: Tensor,
+    t: Tensor,
+    label: Tensor | None,  # from `draw_pair`
+    source,  # as there
+) -> tuple[Tensor, Tensor]:  # the initializer's mean, and the draw ŷ_t; with gradient if it learns
     "Where chains start."
-    if self.model.initializer is None: return x_next, x_next
+    if self.model.initializer is None:
+        return x_next, x_next
     with torch.set_grad_enabled("initializer" in self.optimizers), autocast(self.precision, self.device):
         mean = self.model.initial_mean(x_next, t, label, network=self.nets.get("initializer"))
         return mean, draw_initial(mean, self.model.schedule.init_sigma[t], source)
 
 # %% ../nbs/09_trainer.ipynb #113fec57
 @patch
-def refine(self: Trainer, y_init: Tensor, # [B, …] ŷ_t
-           x_next: Tensor, t: Tensor, label: Tensor|None, # from `draw_pair`
-           source=None # generator, or `RowGenerator` of these rows; None: the trainer's
-          ) -> Tensor: # ỹ_t, like y_init
+def refine(
+    self: Trainer,
+    y_init: Tensor,  # [B, …] ŷ_t
+    x_next: Tensor,
+    t: Tensor,
+    label: Tensor | None,  # from `draw_pair`
+    source=None,  # generator, or `RowGenerator` of these rows; None: the trainer's
+) -> Tensor:  # ỹ_t, like y_init
     "K Langevin steps on the recovery density of the current energy."
     s, c = self.model.schedule, self.config
     source = source or self.generator
     with frozen(self.model.ebm), torch.no_grad():
         target = self.model.target(t, label, dtype=None if c.metropolis else self.dtype)
-        return recovery_chain(target, y_init.detach(), x_next, s.tether[t], s.step_size[t], c.n_langevin, source,
-                              metropolis=c.metropolis)
+        return recovery_chain(
+            target, y_init.detach(), x_next, s.tether[t], s.step_size[t], c.n_langevin, source, metropolis=c.metropolis
+        )
 
 # %% ../nbs/09_trainer.ipynb #14f11688
 @patch
-def contrast(self: Trainer, pair: dict, # from `draw_pair`
-             y_neg: Tensor # [B, …] ỹ_t
-            ) -> tuple[Tensor, Tensor]: # f(y_t; t) and f(ỹ_t; t), each [B], with gradient to the energy
+def contrast(
+    self: Trainer,
+    pair: dict,  # from `draw_pair`
+    y_neg: Tensor,  # [B, …] ỹ_t
+) -> tuple[Tensor, Tensor]:  # f(y_t; t) and f(ỹ_t; t), each [B], with gradient to the energy
     "f at the data and at the ends of the chains, of one forward pass."
     y, t = torch.cat([pair["y_pos"], y_neg]), pair["t"].repeat(2)
-    if not self.config.ebm_lr: return y.new_zeros(len(t)).chunk(2)
+    if not self.config.ebm_lr:
+        return y.new_zeros(len(t)).chunk(2)
     label = None if pair["label"] is None else pair["label"].repeat(2)
     return self.nets["ebm"](self.model.scaled(y, t), self.model.schedule.logsnr[:-1], label, t).chunk(2)
 
 # %% ../nbs/09_trainer.ipynb #38b1904b
 @patch
-def guess_loss(self: Trainer, pair: dict, # from `draw_pair`
-               mean: Tensor, y_init: Tensor, # from `draw_guess`
-               y_neg: Tensor # [B, …] ỹ_t
-              ) -> Tensor: # scalar
+def guess_loss(
+    self: Trainer,
+    pair: dict,  # from `draw_pair`
+    mean: Tensor,
+    y_init: Tensor,  # from `draw_guess`
+    y_neg: Tensor,  # [B, …] ỹ_t
+) -> Tensor:  # scalar
     "The initializer's loss."
-    if self.config.initializer == "cooperative": return initializer_loss(y_init, y_neg)
+    if self.config.initializer == "cooperative":
+        return initializer_loss(y_init, y_neg)
     return initializer_loss(mean, posterior_mean(self.model.schedule, pair["x0"], pair["x_next"], pair["t"]))
 
 # %% ../nbs/09_trainer.ipynb #3838fc73
-def log_names(values: dict, # of "ebm" and perhaps "initializer"
-              kind: str # "loss" or "grad"
-             ) -> dict: # detached, under the names of the history
+def log_names(
+    values: dict,  # of "ebm" and perhaps "initializer"
+    kind: str,  # "loss" or "grad"
+) -> dict:  # detached, under the names of the history
     "ebm_loss, init_loss; ebm_grad, init_grad."
     short = dict(ebm="ebm", initializer="init")
     return {f"{short[name]}_{kind}": v.detach() for name, v in values.items()}
 
+
 @patch
-def describe(self: Trainer, pair: dict, y_neg: Tensor, # as in `contrast`
-             f_pos: Tensor, f_neg: Tensor # from `contrast`
-            ) -> dict: # name: scalar
+def describe(
+    self: Trainer,
+    pair: dict,
+    y_neg: Tensor,  # as in `contrast`
+    f_pos: Tensor,
+    f_neg: Tensor,  # from `contrast`
+) -> dict:  # name: scalar
     "Energy gap, size of f, and the largest coordinate of a chain's end."
     f = torch.cat([f_pos, f_neg]).detach()
     if self.model.base:
@@ -279,18 +341,25 @@ def describe(self: Trainer, pair: dict, y_neg: Tensor, # as in `contrast`
 
 # %% ../nbs/09_trainer.ipynb #2d117830
 @patch
-def backward(self: Trainer, losses: dict # of "ebm" and perhaps "initializer", of one pass
-            ) -> None:
+def backward(
+    self: Trainer,
+    losses: dict,  # of "ebm" and perhaps "initializer", of one pass
+) -> None:
     "Add the gradients of a pass."
     for loss in losses.values():
-        if loss.requires_grad: (loss / self.config.accumulate).backward()
+        if loss.requires_grad:
+            (loss / self.config.accumulate).backward()
+
 
 @patch
-def update(self: Trainer, which: str # "ebm" or "initializer"
-          ) -> Tensor: # norm of the gradient before clipping
+def update(
+    self: Trainer,
+    which: str,  # "ebm" or "initializer"
+) -> Tensor:  # norm of the gradient before clipping
     "One optimiser step with the clipped gradient."
     net = getattr(self.model, which)
-    if which == "ebm" and self.step < self.warm_steps: mean_gradients(net)   # DDP cannot: gradients of gradients
+    if which == "ebm" and self.step < self.warm_steps:
+        mean_gradients(net)  # DDP cannot: gradients of gradients
     norm = nn.utils.clip_grad_norm_(net.parameters(), self.config.grad_clip)
     self.optimizers[which].step()
     self.schedulers[which].step()
@@ -298,9 +367,11 @@ def update(self: Trainer, which: str # "ebm" or "initializer"
 
 # %% ../nbs/09_trainer.ipynb #55de9d94
 @patch
-def warm_losses(self: Trainer, pair: dict, # from `draw_pair`
-                source # as in `losses`; not used, there are no chains
-               ) -> tuple[dict, dict]: # as `losses`
+def warm_losses(
+    self: Trainer,
+    pair: dict,  # from `draw_pair`
+    source,  # as in `losses`; not used, there are no chains
+) -> tuple[dict, dict]:  # as `losses`
     "Denoising score matching for the energy, the posterior mean for the initializer (notebook 05a)."
     model, schedule = self.model, self.model.schedule
     x0, y_pos = pair["x0"], pair["y_pos"]
@@ -321,18 +392,21 @@ def end_warm_start(self: Trainer) -> None:
     "Go on from the averaged weights, with fresh optimisers."
     for p, average in zip(self.model.parameters(), self.averaged.parameters()):
         p.data.copy_(average.data)
-    for optimizer in self.optimizers.values(): optimizer.state.clear()
-    for group in self.optimizers["ebm"].param_groups: group["betas"] = (self.config.ebm_beta1, 0.999)
+    for optimizer in self.optimizers.values():
+        optimizer.state.clear()
+    for group in self.optimizers["ebm"].param_groups:
+        group["betas"] = (self.config.ebm_beta1, 0.999)
 
 # %% ../nbs/09_trainer.ipynb #9c0a90a6
 @patch
-def check_window(self: Trainer) -> dict: # name: mean over the window (and over devices)
+def check_window(self: Trainer) -> dict:  # name: mean over the window (and over devices)
     """Mean of everything logged since the last row of the history. Raises `DivergenceError` if it shows signs of
     divergence."""
     n = self.step - (self.history[-1]["step"] if self.history else 0)
     row = {k: v / n for k, v in mean_over_processes(self.window).items()}
     check_row(row, self.history, n, self.step, self.optimizers["ebm"].param_groups[0]["initial_lr"])
     return row
+
 
 @patch
 def log_window(self: Trainer) -> None:
@@ -344,47 +418,65 @@ def log_window(self: Trainer) -> None:
 
 # %% ../nbs/09_trainer.ipynb #22dda706
 @patch
-def due(self: Trainer, callbacks # pairs (n, f)
-       ) -> list: # of f
+def due(
+    self: Trainer,
+    callbacks,  # pairs (n, f)
+) -> list:  # of f
     "Callbacks whose turn it is."
     return [f for every, f in callbacks if self.step % every == 0 or self.step == self.config.steps]
 
+
 @patch
-def watch(self: Trainer, log: dict, # of an iteration
-          callbacks, checkpoints # as in `fit`
-         ) -> None:
+def watch(
+    self: Trainer,
+    log: dict,  # of an iteration
+    callbacks,
+    checkpoints,  # as in `fit`
+) -> None:
     "After an iteration: the window, the history, the guard, and what is due."
-    for name, v in log.items(): self.window[name] = self.window.get(name, 0) + v
+    for name, v in log.items():
+        self.window[name] = self.window.get(name, 0) + v
     due = self.due(callbacks)
     try:
-        if self.step % self.log_every == 0 or self.step in (self.warm_steps, self.config.steps): self.log_window()
-        elif due: self.check_window()                                         # nothing bad is measured or saved
+        if self.step % self.log_every == 0 or self.step in (self.warm_steps, self.config.steps):
+            self.log_window()
+        elif due:
+            self.check_window()  # nothing bad is measured or saved
     except DivergenceError as e:
-        if not checkpoints: raise
+        if not checkpoints:
+            raise
         self.go_back(checkpoints, str(e))
         return
-    for f in due: f(self)
+    for f in due:
+        f(self)
 
 # %% ../nbs/09_trainer.ipynb #31f30b96
 @patch
 @contextmanager
-def stopwatch(self: Trainer, callbacks, end: int): # as in `fit`
+def stopwatch(self: Trainer, callbacks, end: int):  # as in `fit`
     "Adds to `train_seconds` what is done inside."
     start = time.perf_counter()
     yield
     waiting = self.due(callbacks) or self.step % self.log_every == 0 or self.step == end
-    if self.device.type == "cuda" and waiting: torch.cuda.synchronize(self.device)
+    if self.device.type == "cuda" and waiting:
+        torch.cuda.synchronize(self.device)
     self.train_seconds += time.perf_counter() - start
 
 # %% ../nbs/09_trainer.ipynb #34d9b4a3
-PROGRESS = ("step", "train_seconds", "history", "window", "notes", "recoveries") # what a trainer has done so far
+PROGRESS = ("step", "train_seconds", "history", "window", "notes", "recoveries")  # what a trainer has done so far
+
 
 @patch
-def state(self: Trainer) -> dict: # tensors, numbers and strings
+def state(self: Trainer) -> dict:  # tensors, numbers and strings
     "The whole state of training."
-    state = dict(config=asdict(self.config), device=self.device.type, data=self.stream.data.fingerprint(),
-                 precision=self.precision)
-    for name in PROGRESS: state[name] = getattr(self, name)
+    state = dict(
+        config=asdict(self.config),
+        device=self.device.type,
+        data=self.stream.data.fingerprint(),
+        precision=self.precision,
+    )
+    for name in PROGRESS:
+        state[name] = getattr(self, name)
     state["model"] = self.model.state_dict()
     state["ema"] = self.ema.state_dict()
     state["optimizers"] = {name: o.state_dict() for name, o in self.optimizers.items()}
@@ -393,36 +485,46 @@ def state(self: Trainer) -> dict: # tensors, numbers and strings
     state["torch_rng"] = torch.get_rng_state()
     state["data_rng"] = self.stream.generator.get_state()
     state["stream"] = self.stream.state_dict()
-    if self.device.type == "cuda": state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
+    if self.device.type == "cuda":
+        state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
     return state
 
 # %% ../nbs/09_trainer.ipynb #c644b0b9
 @patch
-def load_checkpoint(self: Trainer, path: str|Path) -> None:
+def load_checkpoint(self: Trainer, path: str | Path) -> None:
     "Go on where the checkpoint stopped. Raises `ValueError` if it cannot be read or belongs to other settings or data."
     state = read_checkpoint(path, self.config, self.stream.data.fingerprint())
-    for name in PROGRESS: setattr(self, name, state[name])
-    self.precision = state.get("precision", self.precision)                   # "auto" was decided where the run began
+    for name in PROGRESS:
+        setattr(self, name, state[name])
+    self.precision = state.get("precision", self.precision)  # "auto" was decided where the run began
     self.model.load_state_dict(state["model"])
     self.ema.load_state_dict(state["ema"])
-    for name, o in self.optimizers.items(): o.load_state_dict(state["optimizers"][name])
-    for name, s in self.schedulers.items(): s.load_state_dict(state["schedulers"][name])
+    for name, o in self.optimizers.items():
+        o.load_state_dict(state["optimizers"][name])
+    for name, s in self.schedulers.items():
+        s.load_state_dict(state["schedulers"][name])
     self.stream.load_state_dict(state["stream"])
     self.load_random_state(state)
+
 
 @patch
 def load_random_state(self: Trainer, state: dict) -> None:
     "The sources of random numbers. On another kind of device than before, the noise goes on from a seed of its own."
     seed = self.config.seed + 1_000_003 * self.step
-    if state.get("device", self.device.type) == self.device.type: self.generator.set_state(state["generator"])
+    if state.get("device", self.device.type) == self.device.type:
+        self.generator.set_state(state["generator"])
     else:
         self.generator.manual_seed(seed)
-        print(f"the checkpoint was made on {state['device']}: "
-              f"on {self.device.type} the noise goes on from a seed of its own, {seed}")
+        print(
+            f"the checkpoint was made on {state['device']}: "
+            f"on {self.device.type} the noise goes on from a seed of its own, {seed}"
+        )
     self.stream.generator.set_state(state["data_rng"])
     torch.set_rng_state(state["torch_rng"])
-    if "cuda_rng" in state and self.device.type == "cuda": torch.cuda.set_rng_state(state["cuda_rng"], self.device)
-    if process_index(): torch.manual_seed(seed + process_index())             # dropout differs between devices
+    if "cuda_rng" in state and self.device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+    if process_index():
+        torch.manual_seed(seed + process_index())  # dropout differs between devices
 
 # %% ../nbs/09_trainer.ipynb #986d2f49
 @patch
@@ -432,14 +534,18 @@ def go_back(self: Trainer, checkpoints: Checkpoints, reason: str) -> None:
     tried, diverged_at = self.recoveries, self.step
     attempt = next_attempt(self.config, tried, reason)
     self.load_checkpoint(checkpoint_to_go_back_to(checkpoints, tried))
-    barrier()                                                                 # all have read it before it is replaced
+    barrier()  # all have read it before it is replaced
     self.recoveries = [*tried, dict(diverged_at=diverged_at, back_to=self.step, **attempt)]
     lr, seed = attempt["ebm_lr"], attempt["seed"]
-    for generator in (self.generator, self.stream.generator): generator.manual_seed(seed)
+    for generator in (self.generator, self.stream.generator):
+        generator.manual_seed(seed)
     self.schedulers["ebm"].base_lrs = [lr]
     for group in self.optimizers["ebm"].param_groups:
         group.update(initial_lr=lr, lr=lr * self.rate_factor("ebm", self.step))
     checkpoints.save(self)
     if process_index() == 0:
-        print(f"diverged at iteration {diverged_at}; back to {self.step} with ebm_lr {lr:.2g} and seed {seed} "
-              f"({reason.split('. ')[0]})", flush=True)
+        print(
+            f"diverged at iteration {diverged_at}; back to {self.step} with ebm_lr {lr:.2g} and seed {seed} "
+            f"({reason.split('. ')[0]})",
+            flush=True,
+        )

@@ -1,4 +1,5 @@
 """The front page: small, current, and without a link that leads nowhere; the page of results is what the reports give today."""
+
 import ast
 import json
 import re
@@ -6,10 +7,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import ROOT
 
 from cdrl.claims import load_findings
 from cdrl.front import Reports, findings_table, judge_all, notebook_map, times_table, verdict_counts, zoo_table
-from conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
 INDEX = nbformat.read(ROOT / "nbs/index.ipynb", as_version=4)
@@ -32,10 +33,17 @@ def lead_somewhere(text, base):
     for target in links(text):
         path, _, heading = target.partition("#")
         file = base / path
-        if not file.exists(): lost.append(target)
+        if not file.exists():
+            lost.append(target)
         elif heading and file.suffix == ".ipynb":
             cells = nbformat.read(file, as_version=4).cells
-            if not any(line.lstrip("# ").replace(" ", "-") == heading for c in cells for line in c.source.split("\n") if line.startswith("#")): lost.append(target)
+            if not any(
+                line.lstrip("# ").replace(" ", "-") == heading
+                for c in cells
+                for line in c.source.split("\n")
+                if line.startswith("#")
+            ):
+                lost.append(target)
     return lost
 
 
@@ -49,27 +57,42 @@ def test_tables_of_the_front_page_are_current(make):
 
 
 def test_every_link_of_the_front_page_leads_somewhere():
-    source = "\n".join(c.source for c in INDEX.cells if c.cell_type == "markdown") + "\n".join(make().data for make in TABLES)
+    source = "\n".join(c.source for c in INDEX.cells if c.cell_type == "markdown") + "\n".join(
+        make().data for make in TABLES
+    )
     assert lead_somewhere(README, ROOT) == [] and lead_somewhere(source, ROOT / "nbs") == []
     assert len(links(README)) > 50
 
 
 def test_what_a_newcomer_looks_for_is_one_click_away():
     found = links(README)
-    for target in ("reports/results/results.ipynb", "reports/cost/cost.ipynb", "nbs/09_trainer.ipynb#When-the-loss-blows-up", "reports/evaluate-emoji/evaluate.ipynb",
-                   "reports/baselines-digits/baselines.ipynb", "reports/results/figures/front.png", "nbs/13_experiment.ipynb"): assert target in found, target
+    for target in (
+        "reports/results/results.ipynb",
+        "reports/cost/cost.ipynb",
+        "nbs/09_trainer.ipynb#When-the-loss-blows-up",
+        "reports/evaluate-emoji/evaluate.ipynb",
+        "reports/baselines-digits/baselines.ipynb",
+        "reports/results/figures/front.png",
+        "nbs/13_experiment.ipynb",
+    ):
+        assert target in found, target
 
 
 def test_the_front_page_has_no_program():
     for c in INDEX.cells:
-        if c.cell_type != "code": continue
+        if c.cell_type != "code":
+            continue
         lines = [line for line in c.source.split("\n") if not line.startswith("#|")]
         assert len(lines) <= 3, c.source
-        assert not any(isinstance(node, (ast.JoinedStr, ast.Lambda, ast.FunctionDef, ast.For)) for node in ast.walk(ast.parse("\n".join(lines)))), c.source
+        assert not any(
+            isinstance(node, (ast.JoinedStr, ast.Lambda, ast.FunctionDef, ast.For))
+            for node in ast.walk(ast.parse("\n".join(lines)))
+        ), c.source
 
 
 def test_pictures_of_the_front_page_are_small():
-    for name in ("front", "method"): assert (ROOT / f"reports/results/figures/{name}.png").stat().st_size < 300_000
+    for name in ("front", "method"):
+        assert (ROOT / f"reports/results/figures/{name}.png").stat().st_size < 300_000
 
 
 def test_findings_have_a_sentence_for_every_answer_and_no_number_in_it():
@@ -88,18 +111,29 @@ def test_the_committed_page_of_results_is_current():
     assert sum(stored["counts"].values()) == len(today)
     page = nbformat.read(ROOT / "reports/results/results.ipynb", as_version=4)
     source = nbformat.read(ROOT / "nbs/results.ipynb", as_version=4)
-    assert [c.source for c in page.cells if "injected-parameters" not in c.metadata.get("tags", [])] == [c.source for c in source.cells]
-    shown = "\n".join(o["data"].get("text/markdown", "") for c in page.cells for o in c.get("outputs", []) if "data" in o)
-    assert all(r["claim"] in shown for r in today) and not any(o.output_type == "error" for c in page.cells for o in c.get("outputs", []))
+    assert [c.source for c in page.cells if "injected-parameters" not in c.metadata.get("tags", [])] == [
+        c.source for c in source.cells
+    ]
+    shown = "\n".join(
+        o["data"].get("text/markdown", "") for c in page.cells for o in c.get("outputs", []) if "data" in o
+    )
+    assert all(r["claim"] in shown for r in today) and not any(
+        o.output_type == "error" for c in page.cells for o in c.get("outputs", [])
+    )
     assert lead_somewhere(shown, ROOT / "reports/results") == []
 
 
 def test_tables_follow_the_reports(tmp_path):
     """A run that is made again changes the front page; one that is gone leaves it."""
     for run, minutes in (("digits", 1.0), ("emoji", 2.0)):
-        (tmp_path / run / "model").mkdir(parents=True); (tmp_path / run / "model/model.safetensors").touch()
-        (tmp_path / run / "metrics.json").write_text(json.dumps(dict(train_minutes=minutes, fd_classifier=1.5, real_test=dict(fd_classifier=0.5))))
-    (tmp_path / "digits/manifest.json").write_text(json.dumps(dict(notebook="train", wall_seconds=120, device="Fast, 2 cores, AVX512")))
+        (tmp_path / run / "model").mkdir(parents=True)
+        (tmp_path / run / "model/model.safetensors").touch()
+        (tmp_path / run / "metrics.json").write_text(
+            json.dumps(dict(train_minutes=minutes, fd_classifier=1.5, real_test=dict(fd_classifier=0.5)))
+        )
+    (tmp_path / "digits/manifest.json").write_text(
+        json.dumps(dict(notebook="train", wall_seconds=120, device="Fast, 2 cores, AVX512"))
+    )
     (tmp_path / "digits/params.yaml").write_text("steps: 5")
     reports = Reports(tmp_path)
     assert zoo_table(reports).data.count("\n") == 3 and "| 1.5 | 0.5 | 2 |" in zoo_table(reports).data

@@ -1,11 +1,21 @@
 """The likelihood experiment runs end to end; its mathematics is checked in nbs/11c_likelihood.ipynb."""
+
 import json
 import math
 
 import pytest
 
-TINY = dict(n_images=4, n_samples=2, n_importance=[1, 2], n_anneal=[4], n_settle=2, n_marginal=4, n_components=[2],
-            ddpm_steps=2, ddpm_levels=4)
+TINY = dict(
+    n_images=4,
+    n_samples=2,
+    n_importance=[1, 2],
+    n_anneal=[4],
+    n_settle=2,
+    n_marginal=4,
+    n_components=[2],
+    ddpm_steps=2,
+    ddpm_levels=4,
+)
 
 
 def test_three_densities_and_simpler_models(notebook):
@@ -16,7 +26,7 @@ def test_three_densities_and_simpler_models(notebook):
     assert {d for d, _, _ in rows} >= {"sampler", "ladder"}
     assert all(math.isfinite(r["estimate"]) for r in rows.values())
     both = rows["sampler", "samples", 2]
-    assert both["low"] <= both["high"]                                     # on its own samples both sides are known
+    assert both["low"] <= both["high"]  # on its own samples both sides are known
 
 
 @pytest.mark.parametrize("wrong, message", [(dict(n_images=1), "at least 2"), (dict(n_anneal=5), "give a list")])

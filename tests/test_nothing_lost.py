@@ -1,4 +1,5 @@
 """Killed at random moments, on a full disk, with a damaged checkpoint, by two processes at once: nothing is lost and every error is clear."""
+
 import os
 import random
 import subprocess
@@ -7,12 +8,12 @@ import time
 
 import pytest
 import torch
+from conftest import ROOT, TINY
 
 from cdrl.config import get_config
 from cdrl.datasets import load_dataset
 from cdrl.experiment import lock_folder, open_run
 from cdrl.trainer import Trainer
-from conftest import ROOT, TINY
 
 WORKER = """
 import sys, torch
@@ -47,24 +48,36 @@ def test_killed_at_ten_random_moments_is_bit_identical(tmp_path):
     kills, moments, chance = 0, [], random.SystemRandom()
     while not (tmp_path / "killed/done.pt").exists():
         process, lines = start(tmp_path / "killed")
-        if kills == 6: assert any("is truncated or altered" in l for l in lines)               # damaged after the sixth kill, below
+        if kills == 6:
+            assert any("is truncated or altered" in l for l in lines)  # damaged after the sixth kill, below
         if kills < 12:
             moments.append((lines[-1].strip(), delay := chance.uniform(0, 0.5)))
-            time.sleep(delay); process.kill(); process.wait(); kills += 1
+            time.sleep(delay)
+            process.kill()
+            process.wait()
+            kills += 1
             if kills == 6:
                 last = sorted((tmp_path / "killed").glob("checkpoint-*"))[-1]
-                data = bytearray(last.read_bytes()); data[len(data) // 2] ^= 1; last.write_bytes(data)
-        else: assert process.wait(300) == 0
+                data = bytearray(last.read_bytes())
+                data[len(data) // 2] ^= 1
+                last.write_bytes(data)
+        else:
+            assert process.wait(300) == 0
     a, b = (torch.load(tmp_path / f / "done.pt", weights_only=True) for f in ("whole", "killed"))
     assert kills >= 10, moments
     assert all(torch.equal(x, y) for x, y in zip(a["weights"], b["weights"])) and a["history"] == b["history"], moments
-    assert not list((tmp_path / "killed").glob(".*partial")) and len(list((tmp_path / "killed").glob("checkpoint-*"))) in (3, 4)      # killed after the very last save and before the oldest went: one more
+    assert not list((tmp_path / "killed").glob(".*partial")) and len(
+        list((tmp_path / "killed").glob("checkpoint-*"))
+    ) in (3, 4)  # killed after the very last save and before the oldest went: one more
 
 
 def test_a_second_process_on_the_same_run_is_refused(notebook, tmp_path):
     run = open_run(tmp_path / "reports", "busy", "", {})
-    (run.folder / "checkpoints").mkdir(); (run.folder / "checkpoints/checkpoint-00000001-0.pt").write_bytes(b"")
-    code = f"from cdrl.experiment import open_run; open_run({str(tmp_path / 'reports')!r}, 'busy', '', {{}}, resume=True)"
+    (run.folder / "checkpoints").mkdir()
+    (run.folder / "checkpoints/checkpoint-00000001-0.pt").write_bytes(b"")
+    code = (
+        f"from cdrl.experiment import open_run; open_run({str(tmp_path / 'reports')!r}, 'busy', '', {{}}, resume=True)"
+    )
     r = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert r.returncode and f"run 'busy' is in use by process {os.getpid()}" in r.stderr
     run.close()
@@ -74,15 +87,27 @@ def test_a_second_process_on_the_same_run_is_refused(notebook, tmp_path):
 def test_two_devices_through_the_notebook(notebook):
     run = notebook("train", n_devices=2, **TINY) / "digits"
     assert {"metrics.json", "history.csv", "quality.csv"} <= {p.name for p in run.iterdir()}
-    with pytest.raises(Exception, match="n_devices is 99; this machine has"): notebook("train", n_devices=99, run="many", **TINY)
+    with pytest.raises(Exception, match="n_devices is 99; this machine has"):
+        notebook("train", n_devices=99, run="many", **TINY)
 
 
 @pytest.mark.parametrize("begun, elsewhere", [("avx512_bf16", "avx2"), ("avx2", "avx512_bf16")])
 def test_a_run_keeps_its_precision_on_another_processor(monkeypatch, tmp_path, begun, elsewhere):
-    small = dict(ebm_channels=8, ebm_channel_mult=[1], ebm_n_blocks=1, init_channels=8, init_channel_mult=[1], init_n_blocks=1, batch_size=8, precision="auto")
+    small = dict(
+        ebm_channels=8,
+        ebm_channel_mult=[1],
+        ebm_n_blocks=1,
+        init_channels=8,
+        init_channel_mult=[1],
+        init_n_blocks=1,
+        batch_size=8,
+        precision="auto",
+    )
+
     def trainer(processor):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {processor: True}, raising=False)
         return Trainer(get_config("digits", **small), load_dataset("digits"))
+
     first, second = trainer(begun), trainer(elsewhere)
     assert first.precision != second.precision
     torch.save(first.state(), tmp_path / "state.pt")

@@ -1,4 +1,5 @@
 """The documentation site: built from a small project by the command that builds the real one."""
+
 import base64
 import json
 import subprocess
@@ -28,18 +29,26 @@ def double_it(x: int, # what to double
 '''
 
 
-def markdown(*lines): return {"cell_type": "markdown", "metadata": {}, "source": "\n".join(lines)}
+def markdown(*lines):
+    return {"cell_type": "markdown", "metadata": {}, "source": "\n".join(lines)}
 
 
 def code(text, outputs=(), tags=()):
-    return {"cell_type": "code", "metadata": {"tags": list(tags)}, "source": text, "outputs": list(outputs),
-            "execution_count": None}
+    return {
+        "cell_type": "code",
+        "metadata": {"tags": list(tags)},
+        "source": text,
+        "outputs": list(outputs),
+        "execution_count": None,
+    }
 
 
-def printed(text): return {"output_type": "stream", "name": "stdout", "text": [text]}
+def printed(text):
+    return {"output_type": "stream", "name": "stdout", "text": [text]}
 
 
-def picture(): return {"output_type": "display_data", "metadata": {}, "data": {"image/png": PIXEL}}
+def picture():
+    return {"output_type": "display_data", "metadata": {}, "data": {"image/png": PIXEL}}
 
 
 def write(path, *cells):
@@ -47,21 +56,24 @@ def write(path, *cells):
     path.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}), encoding="utf-8")
 
 
-def parameters(): return code("steps: int = 3 # iterations", tags=["parameters"])
+def parameters():
+    return code("steps: int = 3 # iterations", tags=["parameters"])
 
 
 @pytest.fixture
 def project(tmp_path):
     "Two notebooks, the second of them executed twice."
     root = tmp_path / "project"
-    write(root / "nbs" / "00_first.ipynb",
-          markdown("# The first step", "", "> It doubles.", "", "See [the trial](trial.ipynb). $E[2](x)$ is no link."),
-          code("#| default_exp first"),
-          code("#| export\ndef double_it(x): return 2 * x"),
-          code("#| hide\nsecret = 1"),
-          code("hidden_input = 1", [printed("shown output")], tags=["hide_input"]),
-          code("double_it(2)", [printed("  0%|  | 0/9\r 50%|# | 4/9\r"), printed("100%|##| 9/9\ndone\n"), picture()]),
-          markdown("## What $x$ is", "", "It needs `[no](link.md)`."))
+    write(
+        root / "nbs" / "00_first.ipynb",
+        markdown("# The first step", "", "> It doubles.", "", "See [the trial](trial.ipynb). $E[2](x)$ is no link."),
+        code("#| default_exp first"),
+        code("#| export\ndef double_it(x): return 2 * x"),
+        code("#| hide\nsecret = 1"),
+        code("hidden_input = 1", [printed("shown output")], tags=["hide_input"]),
+        code("double_it(2)", [printed("  0%|  | 0/9\r 50%|# | 4/9\r"), printed("100%|##| 9/9\ndone\n"), picture()]),
+        markdown("## What $x$ is", "", "It needs `[no](link.md)`."),
+    )
     opening = markdown("# A trial", "", "> It tries.", "", "- skip_exec: true", "", "See [the first](00_first.ipynb).")
     write(root / "nbs" / "trial.ipynb", opening, parameters())
     for run, steps in {"trial": 3, "trial-long": 9}.items():
@@ -87,8 +99,9 @@ def project(tmp_path):
 
 def build(root, out):
     "Run the command: its exit status, what it printed, and the pages."
-    done = subprocess.run([sys.executable, ROOT / "docs" / "build.py", "--root", root, "--out", out],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "build.py", "--root", root, "--out", out], capture_output=True, text=True
+    )
     pages = {path.relative_to(out).as_posix(): path.read_text(encoding="utf-8") for path in out.rglob("*.html")}
     return done.returncode, done.stdout + done.stderr, pages
 
@@ -96,10 +109,21 @@ def build(root, out):
 def test_site_has_all_pages(project, tmp_path):
     status, said, pages = build(project, tmp_path / "site")
     assert status == 0, said
-    expected = {"index.html", "notebooks.html", "experiments.html", "nbs/00_first.html", "nbs/trial.html",
-                "nbs/stored/trial.html", "reports/index.html", "reports/trial/index.html",
-                "reports/trial-long/index.html", "reports/trial-long/trial.html", "api/index.html", "api/first.html",
-                "folders/tests.html"}
+    expected = {
+        "index.html",
+        "notebooks.html",
+        "experiments.html",
+        "nbs/00_first.html",
+        "nbs/trial.html",
+        "nbs/stored/trial.html",
+        "reports/index.html",
+        "reports/trial/index.html",
+        "reports/trial-long/index.html",
+        "reports/trial-long/trial.html",
+        "api/index.html",
+        "api/first.html",
+        "folders/tests.html",
+    }
     assert set(pages) == expected
     first = pages["nbs/00_first.html"]
     assert 'href="trial.html"' in first and PIXEL in first
@@ -111,8 +135,12 @@ def test_site_has_all_pages(project, tmp_path):
     assert "../../nbs/00_first.html" in pages["reports/trial-long/trial.html"]
     assert "Twice" in pages["api/first.html"] and "what to double" in pages["api/first.html"]
     front = pages["index.html"]
-    for link in ("nbs/00_first.html#what-x-is", "reports/trial/parts.json", "reports/trial/index.html",
-                 "api/first.html#double_it"):
+    for link in (
+        "nbs/00_first.html#what-x-is",
+        "reports/trial/parts.json",
+        "reports/trial/index.html",
+        "api/first.html#double_it",
+    ):
         assert f'href="{link}"' in front
     assert (tmp_path / "site" / "reports" / "trial" / "figures" / "samples.png").is_file()
 
@@ -130,12 +158,15 @@ def test_site_needs_no_network(project, tmp_path):
     assert any(item["title"] == "The first step" and "double_it" in item["text"] for item in found)
 
 
-@pytest.mark.parametrize("text, complaint", [
-    ("[x](nbs/02_none.ipynb)", "README.md: nbs/02_none.ipynb does not exist"),
-    ("![x](reports/trial/figures/none.png)", "README.md: reports/trial/figures/none.png does not exist"),
-    ("[x](nbs/00_first.ipynb#nowhere)", "index.html: nbs/00_first.html#nowhere has no such heading"),
-    ("![x](https://example.org/x.png)", "index.html: https://example.org/x.png is loaded from the network"),
-])
+@pytest.mark.parametrize(
+    "text, complaint",
+    [
+        ("[x](nbs/02_none.ipynb)", "README.md: nbs/02_none.ipynb does not exist"),
+        ("![x](reports/trial/figures/none.png)", "README.md: reports/trial/figures/none.png does not exist"),
+        ("[x](nbs/00_first.ipynb#nowhere)", "index.html: nbs/00_first.html#nowhere has no such heading"),
+        ("![x](https://example.org/x.png)", "index.html: https://example.org/x.png is loaded from the network"),
+    ],
+)
 def test_broken_link_fails(project, tmp_path, text, complaint):
     readme = project / "README.md"
     readme.write_text(readme.read_text(encoding="utf-8") + "\n\n" + text + "\n", encoding="utf-8")
