@@ -39,11 +39,13 @@ class ImageData:
     n_values: int = 256  # grey values of a pixel
 
     @property
-    def shape(self):
+    def shape(self) -> tuple:
+        "Of one image: (C, H, W)."
         return tuple(self.x.shape[1:])
 
     @property
-    def n_class(self):
+    def n_class(self) -> int:
+        "Number of classes."
         return len(self.classes)
 
     def __len__(self):
@@ -210,10 +212,12 @@ class BatchStream:
         x = self.data.sample(self.batch_size, self.generator)
         return x[self.rows], torch.full((self.batch_size,), -1)[self.rows]
 
-    def state_dict(self):
+    def state_dict(self) -> dict:
+        "Its place in the epoch, for a checkpoint (without the generator's state)."
         return dict(order=self.order, place=self.place)
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict) -> None:
+        "Go on from that place."
         self.order = state["order"]
         self.place = state["place"]
 

@@ -6,6 +6,8 @@
 __all__ = ['UNet', 'PointInitializer', 'draw_initial']
 
 # %% ../nbs/04_initializer.ipynb #a0630a2b
+from functools import partial
+
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
@@ -13,6 +15,13 @@ from torch.nn import functional
 
 from .layers import Embedding, EnergyBlock, PointFeatures, SelfAttention, UNetBlock, group_norm
 from .schedule import bcast, randn
+
+# %% ../nbs/04_initializer.ipynb #c024f803
+def _zeroed(layer: nn.Module) -> nn.Module:
+    "The layer, with zeros for its parameters."
+    for p in layer.parameters():
+        nn.init.zeros_(p)
+    return layer
 
 # %% ../nbs/04_initializer.ipynb #9f659a5c
 class UNet(nn.Module):
@@ -28,7 +37,7 @@ class UNet(nn.Module):
         attention: tuple = (16, 8),  # resolutions with self-attention
         dropout: float = 0.1,  # in every residual block
         groups: int = 32,  # of the group normalisations
-        patch: int = 1,  # side of the squares folded into channels (ours; 1: the paper); `attention` counts what is left
+        patch: int = 1,  # side of squares folded into channels first, before `attention` counts (ours; 1: the paper)
     ):
         super().__init__()
         self.shape = tuple(shape)
@@ -38,13 +47,13 @@ class UNet(nn.Module):
         self.downs = nn.ModuleList()
         self.ups = nn.ModuleList()
 
-        def block(c_in, c_out, resample=None):
-            return UNetBlock(c_in, c_out, 4 * channels, resample, dropout, groups)
+        block = partial(UNetBlock, dim_emb=4 * channels, dropout=dropout, groups=groups)
 
         def block_at(size, c_in, c_out):  # with attention where this resolution has it
             return [block(c_in, c_out)] + ([SelfAttention(c_out, groups)] if size in attention else [])
 
-        c, size = channels, shape[1] // patch
+        c = channels
+        size = shape[1] // patch
         skips = [c]  # channels of the maps that the left side keeps
         for k, mult in enumerate(channel_mult):
             stage = nn.ModuleList()
@@ -53,7 +62,7 @@ class UNet(nn.Module):
                 c = channels * mult
                 skips.append(c)
             if k < len(channel_mult) - 1:
-                stage.append(block(c, c, "down"))
+                stage.append(block(c, c, resample="down"))
                 skips.append(c)
                 size //= 2
             self.downs.append(stage)
@@ -64,13 +73,11 @@ class UNet(nn.Module):
                 stage.extend(block_at(size, c + skips.pop(), channels * mult))
                 c = channels * mult
             if k:
-                stage.append(block(c, c, "up"))
+                stage.append(block(c, c, resample="up"))
                 size *= 2
             self.ups.append(stage)
         self.norm = group_norm(groups, c)
-        self.final = nn.Conv2d(c, shape[0] * patch**2, 3, padding=1)
-        nn.init.zeros_(self.final.weight)
-        nn.init.zeros_(self.final.bias)
+        self.final = _zeroed(nn.Conv2d(c, shape[0] * patch**2, 3, padding=1))
 
 # %% ../nbs/04_initializer.ipynb #5dceff60
 @patch
@@ -119,9 +126,7 @@ class PointInitializer(nn.Module):
         self.blocks = nn.ModuleList(
             EnergyBlock(channels, channels, channels, "silu", "film", n_dims=0) for _ in range(n_blocks)
         )
-        self.final = nn.Linear(channels, shape[0])
-        nn.init.zeros_(self.final.weight)
-        nn.init.zeros_(self.final.bias)
+        self.final = _zeroed(nn.Linear(channels, shape[0]))
 
     def forward(
         self,

@@ -116,8 +116,8 @@ def affine(
 
 # %% ../nbs/02_layers.ipynb #3f464ae8
 class PointFeatures(nn.Module):
-    """`[B, D]` → `[B, D + 2n]`: coordinates times `scale`, and sines and cosines of `n` random frequencies (Tancik et al.
-    2020, eq. 5)."""
+    """`[B, D]` → `[B, D + 2n]`: coordinates times `scale`, and sines and cosines of `n` random frequencies (Tancik et
+    al. 2020, eq. 5)."""
 
     def __init__(
         self,
