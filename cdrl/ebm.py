@@ -9,7 +9,7 @@ __all__ = ['EBM', 'value_and_grad']
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from .layers import Embedding, EnergyBlock, PointFeatures, affine, layer, spectral_norm
 
@@ -49,7 +49,8 @@ class EBM(nn.Module):
             self.features = PointFeatures(shape[0], input_scale, fourier)
         self.embedding = Embedding(channels, dim_emb, n_class, act, norm)
         self.stem = norm(layer(shape[0] * patch**2 if n_dims else self.features.n_out, channels, n_dims))
-        self.blocks, c_in = nn.ModuleList(), channels
+        self.blocks = nn.ModuleList()
+        c_in = channels
         for k, mult in enumerate(channel_mult):
             if k and n_dims:
                 self.blocks.append(nn.AvgPool2d(2))
@@ -95,8 +96,8 @@ def weights(self: EBM) -> list[tuple]:  # (W, b) of the first layer, and the mat
 def body(
     self: EBM,
     y: Tensor,  # [B, …]
-    cond: list[tuple],
-    weights: list[tuple],  # from `condition` and `weights`
+    cond: list[tuple],  # from `condition`
+    weights: list[tuple],  # from `weights`
 ) -> Tensor:  # [B]
     """f for fixed conditions and weights: what a Langevin step repeats, eq. (1). Layers are computed in the precision
     of the weights; the residual stream and the readout in their own."""
@@ -104,15 +105,17 @@ def body(
     h = affine(self.features(y), *weights[0]).to(readout.dtype)  # the residual stream keeps the readout's precision
     for block, c, w in zip(self.blocks, cond, weights[1:]):
         h = block(h) if c is None else block(h, c, w)
-    h = F.relu(h) if h.dim() == 2 else F.relu(h).sum((2, 3))
+    h = functional.relu(h)
+    if h.dim() > 2:
+        h = h.sum((2, 3))
     return (h * readout).sum(1)
 
 # %% ../nbs/03_ebm.ipynb #9a3ab81b
 @patch
 def f_at(
     self: EBM,
-    logsnr: Tensor,
-    label: Tensor | int | None = None,
+    logsnr: Tensor,  # [B] or [R], as in `condition`
+    label: Tensor | int | None = None,  # as in `condition`
     level: Tensor | None = None,  # as in `condition`
     dtype: torch.dtype | None = None,  # of the convolutions, e.g. torch.bfloat16; None: of the parameters
     constant: bool = False,  # no gradient to the parameters, whatever is asked of y
@@ -127,8 +130,9 @@ def f_at(
         v = v if dtype is None else v.to(dtype)
         return v.detach() if constant else v
 
-    cond, weights = self.condition(logsnr, label, level), [cast(w) for w in self.weights()]
-    cond = [cast(c) for c in cond[:-1]] + cond[-1:]
+    cond = self.condition(logsnr, label, level)
+    cond = [cast(c) for c in cond[:-1]] + cond[-1:]  # the readout keeps its precision
+    weights = [cast(w) for w in self.weights()]
     recorded = self.graphs is not None and not self.training and self.head.weight.is_cuda
     if recorded:
         return self.graphs.energy(self, cond, weights)

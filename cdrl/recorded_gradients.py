@@ -12,38 +12,50 @@ from torch import Tensor
 from .ebm import EBM, value_and_grad
 
 # %% ../nbs/03a_recorded_gradients.ipynb #541690ce
-def tensors_of(tree) -> list:  # in order
+def tensors_of(
+    tree,  # nested tuples and lists of tensors and None
+) -> list[Tensor]:  # in order
     "The tensors in nested tuples and lists."
-    return [tree] if isinstance(tree, Tensor) else [v for part in tree or () for v in tensors_of(part)]
+    if isinstance(tree, Tensor):
+        return [tree]
+    return [v for part in tree or () for v in tensors_of(part)]
 
-
+# %% ../nbs/03a_recorded_gradients.ipynb #d860ce7d
 def copy_of(tree):  # like tree
     "Nested tuples and lists with copies of their tensors."
-    return tree.detach().clone() if isinstance(tree, Tensor) else tree and type(tree)(map(copy_of, tree))
+    if isinstance(tree, Tensor):
+        return tree.detach().clone()
+    return tree and type(tree)(map(copy_of, tree))
 
 # %% ../nbs/03a_recorded_gradients.ipynb #f436aa90
 class RecordedGradient:
     """f and ∇f of one shape of input, recorded as a CUDA graph. `inputs` are its copies of conditions and weights,
     `holds` the `RecordedEnergy` whose they are; `out` is f [B] and ∇f [B, …] of `y` after a replay."""
 
+    warm_up = 3  # gradients before the recording, in which libraries choose their kernels (PyTorch's notes)
+
     def __init__(
         self,
         body,  # callable (y, cond, weights) → f [B]
         y: Tensor,  # [B, …]
-        cond: list,
-        weights: list,  # from `condition` and `weights`
+        cond: list,  # from `condition`
+        weights: list,  # from `weights`
     ):
         self.y = y.detach().clone()
         cond, weights = copy_of((cond, weights))
         self.inputs = tensors_of((cond, weights))
         self.holds = None
         self.graph = torch.cuda.CUDAGraph()
-        f = lambda y: body(y, cond, weights)
-        main, side = torch.cuda.current_stream(), torch.cuda.Stream()
+
+        def f(y):
+            return body(y, cond, weights)
+
+        main = torch.cuda.current_stream()
+        side = torch.cuda.Stream()
         side.wait_stream(main)
         with torch.cuda.stream(side):
-            for _ in range(3):
-                value_and_grad(f, self.y)  # libraries choose their kernels before the recording
+            for _ in range(self.warm_up):
+                value_and_grad(f, self.y)
         main.wait_stream(side)
         with torch.cuda.graph(self.graph):
             self.out = value_and_grad(f, self.y)
@@ -57,8 +69,8 @@ class RecordedEnergy:
     def __init__(
         self,
         net: EBM,
-        cond: list,
-        weights: list,  # from `condition` and `weights`
+        cond: list,  # from `condition`
+        weights: list,  # from `weights`
     ):
         self.net = net
         self.cond = cond
@@ -67,7 +79,8 @@ class RecordedEnergy:
     def __call__(
         self,
         y: Tensor,  # [B, …]
-    ) -> Tensor:  # f(y) [B], not recorded
+    ) -> Tensor:  # f(y) [B]
+        "f, not recorded."
         return self.net.body(y, self.cond, self.weights)
 
     def value_and_grad(
@@ -75,19 +88,20 @@ class RecordedEnergy:
         y: Tensor,  # [B, …] on the network's GPU
     ) -> tuple[Tensor, Tensor]:  # f(y) [B], ∇f(y) [B, …]
         "As the function of that name. Recorded when a shape is new."
-        now, graphs = tensors_of((self.cond, self.weights)), self.net.graphs
-        key = tuple((tuple(v.shape), v.dtype) for v in (y, *now))
+        inputs = tensors_of((self.cond, self.weights))
+        graphs = self.net.graphs
+        key = tuple((tuple(v.shape), v.dtype) for v in (y, *inputs))
         with torch.cuda.device(y.device):
-            g = graphs.pop(key, None) or RecordedGradient(self.net.body, y, self.cond, self.weights)
+            recorded = graphs.pop(key, None) or RecordedGradient(self.net.body, y, self.cond, self.weights)
             while len(graphs) >= self.most:
                 del graphs[next(iter(graphs))]
-            graphs[key] = g
-            if g.holds is not self:
-                torch._foreach_copy_(g.inputs, [v.detach() for v in now])
-                g.holds = self
-            g.y.copy_(y)
-            g.graph.replay()
-            return tuple(v.clone() for v in g.out)
+            graphs[key] = recorded
+            if recorded.holds is not self:
+                torch._foreach_copy_(recorded.inputs, [v.detach() for v in inputs])
+                recorded.holds = self
+            recorded.y.copy_(y)
+            recorded.graph.replay()
+            return tuple(v.clone() for v in recorded.out)
 
 # %% ../nbs/03a_recorded_gradients.ipynb #1369e470
 class Recordings(dict):
@@ -100,12 +114,13 @@ class Recordings(dict):
     def energy(
         self,
         net: EBM,
-        cond: list,
-        weights: list,  # as in `RecordedEnergy`
-    ) -> RecordedEnergy:  # as `EBM.f_at` asks for it
+        cond: list,  # from `condition`
+        weights: list,  # from `weights`
+    ) -> RecordedEnergy:
+        "What `EBM.f_at` asks for."
         return RecordedEnergy(net, cond, weights)
 
-
+# %% ../nbs/03a_recorded_gradients.ipynb #3e542d72
 def record_chains(net: EBM) -> None:
     """From now on, gradients of chains (evaluation mode, on a GPU) are replayed CUDA graphs, one for each shape of
     batch. Raises `ValueError` if the network is not on a GPU. What is mixed from several functions (guided and composed

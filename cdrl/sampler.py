@@ -26,7 +26,8 @@ def langevin(
     callback=None,  # called as callback(k, y) after each step
 ) -> Tensor:  # end of the chain, like y
     "Unadjusted Langevin dynamics, eq. (1)."
-    y, s = y.clone(), bcast(step_size, y)
+    y = y.clone()
+    s = bcast(step_size, y)
     half_s2 = s**2 / 2
     for k in range(n_steps):
         y.addcmul_(half_s2, score(y)).addcmul_(s, randn(y, generator))
@@ -46,7 +47,8 @@ def mala(
 ) -> Tensor:  # end of the chain, like y
     """Metropolis-adjusted Langevin algorithm with truncated drift, eq. (2). A proposal whose log-density is not finite
     is never accepted."""
-    s, longest = bcast(step_size, y), max_drift * math.prod(y.shape[1:]) ** 0.5
+    s = bcast(step_size, y)
+    longest = max_drift * math.prod(y.shape[1:]) ** 0.5
 
     def value_and_drift(y):  # log p, and b(y) in units of s
         log_p, grad = target(y)
@@ -97,10 +99,10 @@ def recovery_chain(
 
 # %% ../nbs/06_sampler.ipynb #a2b83a8f
 def whole_number(
-    name: str,
-    value,  # of an argument, for the message
-    lowest: int = 0,
-    highest: int | None = None,  # inclusive bounds
+    name: str,  # of the argument, for the message
+    value,  # what was given
+    lowest: int = 0,  # smallest allowed
+    highest: int | None = None,  # largest allowed
 ) -> int:
     "A whole number, also NumPy's or a tensor's. Raises `ValueError` that says what is allowed."
     try:
@@ -112,11 +114,11 @@ def whole_number(
         raise ValueError(f"{name} must be a whole number {allowed}, got {value!r}")
     return number
 
-
+# %% ../nbs/06_sampler.ipynb #d385f384
 def as_steps(
     n_langevin: "int|list|np.ndarray|Tensor",  # K, or one K a level [T]
     n_levels: int,  # T
-) -> list:  # K of each level [T]
+) -> list[int]:  # K of each level [T]
     "Numbers of Langevin steps as a list. Raises `ValueError` for a list of another length or a negative number."
     if not hasattr(n_langevin, "__len__"):
         return [whole_number("n_langevin", n_langevin)] * n_levels
@@ -142,13 +144,14 @@ class Chain:
         self,
         schedule: Schedule,
         t: int,  # level
-        target,
-        y: Tensor,
-        x_next: Tensor,
-        generator: torch.Generator | None = None,  # as in `recovery_chain`
+        target,  # as in `recovery_chain`
+        y: Tensor,  # where the chains start
+        x_next: Tensor,  # like y, x_{t+1}
+        generator: torch.Generator | None = None,
     ) -> Tensor:  # ỹ_t, like y
         "The chains of one level: `recovery_chain` with the level's tether and step size."
-        tether, step_size = schedule.tether[t], self.step_scale * schedule.step_size[t]
+        tether = schedule.tether[t]
+        step_size = self.step_scale * schedule.step_size[t]
         return recovery_chain(
             target,
             y,

@@ -33,7 +33,7 @@ MUTATIONS = [  # what is broken, notebook, line, what it becomes, what must noti
         "torch.tensor([1] * c.n_levels",
         STEP,
     ),
-    ("noise variance reduction is ignored", "00_schedule", "if variance_reduction: x_next", "if True: x_next", STEP),
+    ("noise variance reduction is ignored", "00_schedule", "if variance_reduction:", "if True:", STEP),
     (
         "gradients are not clipped",
         "09_trainer",
@@ -87,8 +87,8 @@ MUTATIONS = [  # what is broken, notebook, line, what it becomes, what must noti
     (
         "Metropolis' sum is a mean",
         "06_sampler",
-        "(noise ** 2 - back ** 2).flatten(1).sum(1) / 2",
-        "(noise ** 2 - back ** 2).flatten(1).mean(1) / 2",
+        "(noise**2 - back**2).flatten(1).sum(1) / 2",
+        "(noise**2 - back**2).flatten(1).mean(1) / 2",
         "nbs/06_sampler.ipynb",
     ),
     (

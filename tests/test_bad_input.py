@@ -16,11 +16,11 @@ from cdrl.data import BatchStream
 from cdrl.datasets import load_dataset
 from cdrl.ebm import EBM
 from cdrl.experiment import open_run, pick_device, read_report
-from cdrl.files import read_image
 from cdrl.guard import DivergenceError
 from cdrl.layers import EnergyBlock
 from cdrl.metrics import InceptionFeatures, frechet_distance, load_classifier, precision_recall
 from cdrl.model import CDRL
+from cdrl.pictures import read_image
 from cdrl.schedule import Schedule
 from cdrl.trainer import Trainer
 

@@ -23,7 +23,8 @@ from torchvision import datasets as tvd
 
 from cdrl.data import BatchStream, fingerprint_difference
 from cdrl.datasets import load_dataset, resolve_dataset
-from cdrl.files import as_rgb, read_pickle
+from cdrl.files import read_pickle
+from cdrl.pictures import as_rgb
 
 EXPECTED = {  # images in the training set, shape, classes
     "mnist": (40, (1, 32, 32), 10),
