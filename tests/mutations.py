@@ -1,4 +1,5 @@
-"""Does anything notice? Each mutation changes one line of the library in a copy of the repository, exports it, and runs the checks that should fail: python tests/mutations.py [NUMBER …] (about 10 minutes for all)."""
+"""Does anything notice? Each mutation changes one line of the library in a copy of the repository, exports it, and runs
+the checks that should fail: python tests/mutations.py [NUMBER …] (about 10 minutes for all)."""
 
 import json
 import os
@@ -33,7 +34,7 @@ MUTATIONS = [  # what is broken, notebook, line, what it becomes, what must noti
         "torch.tensor([1] * c.n_levels",
         STEP,
     ),
-    ("noise variance reduction is ignored", "00_schedule", "if variance_reduction: x_next", "if True: x_next", STEP),
+    ("noise variance reduction is ignored", "00_schedule", "if variance_reduction:", "if True:", STEP),
     (
         "gradients are not clipped",
         "09_trainer",
@@ -87,8 +88,8 @@ MUTATIONS = [  # what is broken, notebook, line, what it becomes, what must noti
     (
         "Metropolis' sum is a mean",
         "06_sampler",
-        "(noise ** 2 - back ** 2).flatten(1).sum(1) / 2",
-        "(noise ** 2 - back ** 2).flatten(1).mean(1) / 2",
+        "(noise**2 - back**2).flatten(1).sum(1) / 2",
+        "(noise**2 - back**2).flatten(1).mean(1) / 2",
         "nbs/06_sampler.ipynb",
     ),
     (
@@ -115,7 +116,7 @@ MUTATIONS = [  # what is broken, notebook, line, what it becomes, what must noti
     (
         "passes draw noise of their own",
         "08a_parallel",
-        "if k: generator.set_state(start)",
+        "generator.set_state(start)",
         "None",
         "nbs/08a_parallel.ipynb",
     ),
