@@ -74,6 +74,21 @@ def newest(self: Checkpoints) -> Path:  # the first process chooses for all
     return found
 
 # %% ../nbs/08c_checkpoints.ipynb #f910ce60
+def cannot_write(
+    error: Exception,  # from the system, or from `torch.save`, which hides the system's
+    step: int,  # iteration
+    folder: Path,  # of the checkpoints
+) -> OSError:
+    "The error of a checkpoint that could not be written, with advice."
+    cause = error if isinstance(error, OSError) else error.__context__ or error
+    reason = getattr(cause, "strerror", None) or cause
+    message = (
+        f"the checkpoint at iteration {step} cannot be written to {folder} ({reason}); earlier ones are intact. "
+        "Make room or permissions, then go on with -p resume True"
+    )
+    return OSError(getattr(cause, "errno", None) or errno.EIO, message)
+
+# %% ../nbs/08c_checkpoints.ipynb #6af81f02
 @patch
 def write(
     self: Checkpoints,
@@ -96,21 +111,6 @@ def write(
         partial.unlink(missing_ok=True)
         raise cannot_write(e, step, self.folder) from e
     return new
-
-
-def cannot_write(
-    error: Exception,  # from the system, or from `torch.save`, which hides the system's
-    step: int,
-    folder: Path,
-) -> OSError:
-    "The error of a checkpoint that could not be written, with advice."
-    cause = error if isinstance(error, OSError) else error.__context__ or error
-    reason = getattr(cause, "strerror", None) or cause
-    message = (
-        f"the checkpoint at iteration {step} cannot be written to {folder} ({reason}); earlier ones are intact. "
-        "Make room or permissions, then go on with -p resume True"
-    )
-    return OSError(getattr(cause, "errno", None) or errno.EIO, message)
 
 # %% ../nbs/08c_checkpoints.ipynb #4bec5aa2
 @patch

@@ -53,7 +53,7 @@ from .guard import DivergenceError
 from .layers import frozen
 from .metrics import ImageEvaluator, Lite0Features, PointEvaluator, load_classifier
 from .model import write_whole
-from .parallel import gather_rows, n_processes, process_index, process_share
+from .parallel import gather_rows, n_processes, process_index, shard_size
 from .trainer import Trainer
 
 # %% ../nbs/13_experiment.ipynb #aa242c29
@@ -148,7 +148,8 @@ def read_parameters(
 def settings_cell() -> list:  # lines
     "Lines of a parameters cell for all settings of `Config` but the dataset; None is the preset's value."
     lines = []
-    for line in inspect.getsource(Config).splitlines():
+    parts = [inspect.getsource(part) for part in reversed(Config.__bases__)]  # in the order of the fields
+    for line in "\n".join(parts).splitlines():
         setting = re.fullmatch(r"    (\w+): (\w+) = .*?  +# (.*)|    (\w+): (\w+) = .*? # (.*)", line)
         if re.fullmatch(r"    # .*", line):
             lines.append(line.strip())
@@ -156,7 +157,7 @@ def settings_cell() -> list:  # lines
             name, kind, words = [g for g in setting.groups() if g is not None]
             start = f"{name}: {'list' if kind == 'tuple' else kind} = None"
             if name != "dataset":
-                lines.append(f"{start:<33}# {words}")
+                lines.append(f"{start}  # {words}")
     return lines
 
 # %% ../nbs/13_experiment.ipynb #7541b3c8
@@ -739,12 +740,12 @@ def sample_share(
     label=None,  # [n] or None
     seed: int = 0,
     **options,  # of `CDRL.sample`
-) -> torch.Tensor:  # [process_share(n), …]: this process's samples
+) -> torch.Tensor:  # [shard_size(n), …]: this process's samples
     "Draw this process's part of n samples; every process has noise of its own. Alone, it draws all. Raises `ValueError` for fewer samples than processes."
     if n < n_processes():
         raise ValueError(f"{n} samples cannot be shared by {n_processes()} processes; ask for at least {n_processes()}")
     mine = label[process_index() :: n_processes()] if label is not None else None
-    return model.sample(process_share(n), label=mine, seed=seed + 1_000_003 * process_index(), **options)
+    return model.sample(shard_size(n), label=mine, seed=seed + 1_000_003 * process_index(), **options)
 
 # %% ../nbs/13_experiment.ipynb #08c14e23
 class Progress:

@@ -21,9 +21,10 @@ class DivergenceError(FloatingPointError):
 def signs_of_divergence(
     row: dict,  # means over a window
     history: list,  # rows before it
-    gap_share: float = 1.0,  # largest |energy gap| / size of f
-    growth: float = 50.0,  # largest factor over the median so far
-    reach: float = 20.0,  # largest coordinate of a chain's end
+    max_gap: float = 1.0,  # largest |energy gap| / size of f
+    max_growth: float = 50.0,  # largest factor over the median so far
+    max_range: float = 20.0,  # largest coordinate of a chain's end
+    min_size: float = 1e-3,  # size of f below which its gap is not judged: an untrained network is near 0
     n: int = 50,  # iterations in the window; below 10, only values that are not finite count
 ) -> list:  # sentences; empty: healthy
     "What is wrong with a window, if anything."
@@ -31,24 +32,24 @@ def signs_of_divergence(
     if bad or n < 10:
         return bad
     size, gap = row.get("f_size", 0), row.get("energy_gap", 0)
-    if size > 1e-3 and abs(gap) > gap_share * size:
+    if size > min_size and abs(gap) > max_gap * size:
         bad.append(f"the energy gap is {gap:.3g} at |f| = {size:.3g}")
     same_phase = [h for h in history if ("score_loss" in h) == ("score_loss" in row)]
     for k in ("f_size", "ebm_grad", "score_loss"):
         if k not in row or len(same_phase) < 5:
             continue
         usual = sorted(h[k] for h in same_phase)[len(same_phase) // 2]
-        if row[k] > growth * usual:
+        if row[k] > max_growth * usual:
             bad.append(f"{k} is {row[k]:.3g}, {row[k] / usual:.0f} times its median")
-    if row.get("chain_range", 0) > reach:
+    if row.get("chain_range", 0) > max_range:
         bad.append(f"chains reach {row['chain_range']:.3g}")
     return bad
 
 # %% ../nbs/08d_guard.ipynb #d98e3c99
 def check_row(
-    row: dict,
-    history: list,
-    n: int,  # as in `signs_of_divergence`
+    row: dict,  # means over a window
+    history: list,  # rows before it
+    n: int,  # iterations in the window
     step: int,  # iterations done
     ebm_lr: float,  # the energy's learning rate after its warm-up
 ) -> None:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['scribble', 'inpainting_masks', 'given_known', 'resample_particles', 'known_log_weight', 'inpaint_walk', 'check_known',
-           'inpaint', 'inpaint_batch', 'most_typical']
+           'inpaint_batch', 'inpaint', 'most_typical']
 
 # %% ../nbs/11a_inpainting.ipynb #1d049450
 import math
@@ -23,7 +23,7 @@ def scribble(
     side: tuple,  # (H, W)
     generator: torch.Generator,
 ) -> Tensor:  # bool [H, W], True where a wandering brush was
-    "A free-form line with a round trip over the edges."
+    "A free-form line; where it leaves the image on one side it comes back on the other."
     H, W = side
     drawn, brush = torch.zeros(H, W, dtype=torch.bool), max(1, H // 10)
     place, angle = torch.tensor([H / 2, W / 4]), 0.0
@@ -36,7 +36,7 @@ def scribble(
         drawn[top:bottom, left:right] = True
     return drawn
 
-
+# %% ../nbs/11a_inpainting.ipynb #f64b28ae
 def inpainting_masks(
     shape: tuple,  # (C, H, W)
     seed: int = 0,
@@ -55,28 +55,28 @@ def inpainting_masks(
 # %% ../nbs/11a_inpainting.ipynb #3f5011a1
 def given_known(
     target,  # callable y → (F(y; t) [B], ∇F(y; t) like y)
-    fixed: Tensor,
-    known: Tensor,  # [B, …] values of the known pixels; which they are
+    fixed: Tensor,  # [B, …] values of the known pixels
+    known: Tensor,  # bool [B, …] which they are
 ):  # callable as `target`
     "The target of the unknown pixels, eq. (1). What stands in place of the known ones is never read, nor moved by it."
 
-    def free(y):
+    def unknown_only(y):
         value, grad = target(torch.where(known, fixed, y))
         return value, grad.masked_fill(known, 0.0)
 
-    return free
+    return unknown_only
 
 # %% ../nbs/11a_inpainting.ipynb #3405243f
 def resample_particles(
     log_weights: Tensor,  # [B, P]
     generator: torch.Generator,
-    share: float = 0.5,  # of P
+    min_effective: float = 0.5,  # share of P (ours; the usual choice)
 ) -> tuple:  # [B, P] index of each particle's ancestor, [B, P] log-weights afterwards
-    """Systematic resampling of the rows whose effective number of particles, 1 / Σ w², is below a share of P; their
-    weights become equal."""
+    """Systematic resampling of the rows whose effective number of particles, 1 / Σ w², is below `min_effective` · P;
+    their weights become equal."""
     w, P = log_weights.softmax(1), log_weights.shape[1]
     own = torch.arange(P, device=w.device)
-    few = 1 / w.square().sum(1, keepdim=True) < share * P
+    few = 1 / w.square().sum(1, keepdim=True) < min_effective * P
     u = (torch.rand(len(w), 1, generator=generator, device=w.device) + own) / P
     ancestors = torch.searchsorted(w.cumsum(1), u).clamp_max(P - 1)
     return torch.where(few, ancestors, own), log_weights.masked_fill(few, 0.0)
@@ -84,8 +84,8 @@ def resample_particles(
 # %% ../nbs/11a_inpainting.ipynb #915ba681
 def known_log_weight(
     mean: Tensor,  # [B, P, …] the initializer's, for P particles of each image
-    fixed: Tensor,
-    known: Tensor,  # likewise: known pixels, noised; which they are
+    fixed: Tensor,  # [B, P, …] known pixels, noised
+    known: Tensor,  # bool [B, P, …] which they are
     spread: Tensor,  # smallest standard deviation, that of the initializer's guess
 ) -> Tensor:  # [B, P]
     """How well guesses foresaw the known pixels, eq. (2): normal log-density, up to a constant, with the standard
@@ -100,8 +100,8 @@ def inpaint_walk(
     schedule: Schedule,
     mean,  # callable (x_{t+1} [B·P, …], t int) → mean of the initializer's guess; None: no initializer
     target,  # as in `progressive_sample`
-    x: Tensor,
-    known: Tensor,  # [B, …] images, and bool: which pixels are given
+    x: Tensor,  # [B, …] images
+    known: Tensor,  # bool [B, …] which pixels are given
     chain: Chain,
     generator: torch.Generator,
     n_resample: int = 1,  # rounds at each level
@@ -123,7 +123,7 @@ def inpaint_walk(
     below = torch.where(known, walk[T], randn(walk[T], generator))
     for t in reversed(range(T)):
         fixed = schedule.alpha[t] * walk[t]
-        free = given_known(target(t), fixed, known)
+        unknown_target = given_known(target(t), fixed, known)
         for k in range(n_resample):
             if k:
                 below = torch.where(known, walk[t + 1], noise_step(schedule, below, t, generator))  # back up
@@ -136,7 +136,7 @@ def inpaint_walk(
             if mean is not None:
                 guess = draw_initial(guess, schedule.init_sigma[t].expand(len(guess)), generator)
             start, above = torch.where(known, fixed, guess), torch.where(known, fixed, below)
-            y = chain.run(schedule, t, free, start, above, generator)
+            y = chain.run(schedule, t, unknown_target, start, above, generator)
             below = torch.where(known, fixed, y) / schedule.alpha[t]
     if P == 1:
         return below
@@ -158,20 +158,46 @@ def check_known(
         raise ValueError("some known pixels are not finite; only those that are not known may hold anything")
     return known
 
+# %% ../nbs/11a_inpainting.ipynb #70cf75a9
+def inpaint_batch(
+    model: CDRL,
+    x: Tensor,  # [B, …] images
+    known: Tensor,  # bool [B, …] which pixels are given
+    condition,  # `Condition` of the images
+    chain: Chain,
+    generator: torch.Generator,
+    n_resample: int,  # as in `inpaint`
+    n_particles: int,  # as in `inpaint`
+) -> Tensor:  # x_0 like x, with its noise
+    "One batch of `inpaint`: the walk with the model's energies and means."
+    T = model.schedule.n_levels
+    condition = condition.repeat(n_particles)
+    particles = x.repeat_interleave(n_particles, 0)
 
+    def mean(x, t):
+        return condition.mean(model, x, as_levels(t, x, T))
+
+    def target(t):
+        return condition.target(model, as_levels(t, particles, T))
+
+    return inpaint_walk(
+        model.schedule, mean if model.initializer else None, target, x, known, chain, generator, n_resample, n_particles
+    )
+
+# %% ../nbs/11a_inpainting.ipynb #98bd7114
 @torch.no_grad()
 def inpaint(
     model: CDRL,
     x: Tensor,  # [N, …] images in [-1, 1]; what is unknown may hold anything
-    known: "Tensor|np.ndarray",  # bool [N, …] or [1, …]: pixels that are given
-    label: Tensor | int | None = None,
+    known: Tensor,  # bool, a tensor or an array, [N, …] or [1, …]: pixels that are given
+    label: Tensor | int | None = None,  # this and the next two as in `CDRL.sample`
     guidance: float = 0.0,
-    n_langevin=None,  # of `CDRL.sample`
+    n_langevin=None,
     n_resample: int = 1,  # rounds at each level
     n_particles: int = 1,  # completions that compete; more of either: better, and slower in proportion
-    metropolis: bool | None = None,
+    metropolis: bool | None = None,  # this and the next two as in `CDRL.sample`
     seed: int | None = None,
-    generator: torch.Generator | None = None,  # of `CDRL.sample`
+    generator: torch.Generator | None = None,
     batch_size: int = 512,  # particles moved together
 ) -> Tensor:  # like x; known pixels are reproduced exactly
     """Complete images. Raises `ValueError` if image or mask has another shape than the model's samples, for known
@@ -190,31 +216,6 @@ def inpaint(
             x0 = inpaint_batch(model, x[rows], known[rows], mine, chain, generator, n_resample, n_particles)
             out.append(torch.where(known[rows], x[rows], model.denoise(x0, mine).clamp(-1, 1)))
     return torch.cat(out)
-
-
-def inpaint_batch(
-    model: CDRL,
-    x: Tensor,
-    known: Tensor,  # [B, …]
-    condition,
-    chain: Chain,
-    generator: torch.Generator,  # `Condition` of the images
-    n_resample: int,
-    n_particles: int,  # as in `inpaint`
-) -> Tensor:  # x_0 like x, with its noise
-    "One batch of `inpaint`: the walk with the model's energies and means."
-    T, condition = model.schedule.n_levels, condition.repeat(n_particles)
-    particles = x.repeat_interleave(n_particles, 0)
-
-    def mean(x, t):
-        return condition.mean(model, x, as_levels(t, x, T))
-
-    def target(t):
-        return condition.target(model, as_levels(t, particles, T))
-
-    return inpaint_walk(
-        model.schedule, mean if model.initializer else None, target, x, known, chain, generator, n_resample, n_particles
-    )
 
 # %% ../nbs/11a_inpainting.ipynb #dca2fc13
 def most_typical(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODEL_CARD', 'OFFICIAL_EBM', 'OFFICIAL_INITIALIZER', 'CDRL', 'as_labels', 'as_levels', 'finite', 'as_generator',
-           'Condition', 'write_whole', 'rename_official', 'official_sizes', 'official_initializer_sizes',
-           'load_official_part', 'read_official', 'official_state']
+           'Condition', 'write_whole', 'rename_official', 'official_initializer_sizes', 'official_sizes',
+           'load_official_part', 'official_state', 'read_official']
 
 # %% ../nbs/07_model.ipynb #a15e8c19
 import json
@@ -112,14 +112,14 @@ def as_levels(
         raise ValueError(f"level must be in 0 … {n_levels - 1}, got {t}")
     return levels.long().expand(len(x))
 
-
+# %% ../nbs/07_model.ipynb #744002fb
 def finite(name: str, value) -> float:
     "A finite number. Raises `ValueError`."
     if isinstance(value, (bool, str)) or not math.isfinite(float(value)):
         raise ValueError(f"{name} must be a finite number, got {value!r}")
     return float(value)
 
-
+# %% ../nbs/07_model.ipynb #532997ca
 def as_generator(seed: int | None, generator: torch.Generator | None, device) -> torch.Generator:
     """`generator` itself, or a new one: seeded, or random for None. The rule for all that draws from a model: random
     unless a seed or a generator is given. A seed fixes samples bit for bit on the same device with the same batch size;
@@ -141,7 +141,7 @@ def width(self: CDRL) -> Tensor:  # [T]
     "Standard deviation w_t of a pixel of y at every level, by the base."
     return self.schedule.alpha * self.base.width(self.schedule)[:-1]
 
-
+# %% ../nbs/07_model.ipynb #38c56f6e
 @patch
 def scaled(
     self: CDRL,
@@ -179,22 +179,25 @@ def target(
     "What chains of levels `t` sample from, with all that stays fixed along a chain computed once (eq. (1))."
     scale, logsnr = self.schedule.energy_scale[t], self.schedule.logsnr[:-1]
     with torch.no_grad():
-        f = conditional = self.ebm.f_at(logsnr, label, t, dtype)
-        if guidance:
-            free = self.ebm.f_at(logsnr, None, t, dtype)
-            f = lambda y: (1 + guidance) * conditional(y) - guidance * free(y)
+        conditional = self.ebm.f_at(logsnr, label, t, dtype)
+        unconditional = self.ebm.f_at(logsnr, None, t, dtype) if guidance else None
         base = self.base and self.base.value_and_score_at(self.schedule, t)
-        slope = scale if base is None else scale / self.width[t]
+        grad_scale = scale if base is None else scale / self.width[t]
 
-    def F(y):
-        value, grad = value_and_grad(f, self.scaled(y, t))
-        value, grad = scale * value, grad.mul_(bcast(slope, y))
+    def guided(y):
+        if unconditional is None:
+            return conditional(y)
+        return (1 + guidance) * conditional(y) - guidance * unconditional(y)
+
+    def log_density_and_score(y):
+        value, grad = value_and_grad(guided, self.scaled(y, t))
+        value, grad = scale * value, grad.mul_(bcast(grad_scale, y))
         if base is None:
             return value, grad
         base_value, base_score = base(y)
         return value + base_value, grad + base_score
 
-    return F
+    return log_density_and_score
 
 # %% ../nbs/07_model.ipynb #34a11868
 @patch
@@ -207,12 +210,12 @@ def score(
     """The score of F at levels `t`, in the coordinates y = α_{t+1} x_t. Raises `ValueError` for a level or label out of
     range."""
 
-    def of(y):
+    def score_of(y):
         levels = as_levels(t, y, self.schedule.n_levels)
         labels = as_labels(label, len(y), self.n_class, self.device)
         return self.target(levels, labels, finite("guidance", guidance))(y)[1]
 
-    return of
+    return score_of
 
 # %% ../nbs/07_model.ipynb #2961cbd2
 @patch
@@ -262,8 +265,8 @@ class Condition:
 @patch
 def condition(
     self: CDRL,
-    label,
-    n: int,  # as in `as_labels`
+    label: "int|list|np.ndarray|Tensor|None",  # as in `as_labels`
+    n: int,  # samples
     guidance: float = 0.0,  # w
     init_guidance: float | None = None,  # w of the initializer alone; None: the same
 ) -> Condition:  # of n samples
@@ -278,8 +281,8 @@ def condition(
 @patch
 def guess(
     self: CDRL,
-    x_next: Tensor,
-    t: Tensor,  # as in `initial_mean`
+    x_next: Tensor,  # [B, …] x_{t+1}
+    t: Tensor,  # [B] long, level of y_t
     condition: Condition = Condition(),
     generator: torch.Generator | None = None,
 ) -> Tensor:  # ŷ_t, like x_next
@@ -323,7 +326,7 @@ def log_density(
         F = self.log_density_at(t, label, constant=True)
     return F(self.schedule.alpha[level] * x)
 
-
+# %% ../nbs/07_model.ipynb #2d2fd1a4
 @patch
 def energy(
     self: CDRL,
@@ -334,7 +337,7 @@ def energy(
     "-F(α_{t+1} x; t): low is likely. The negative of `log_density`."
     return -self.log_density(x, level, label)
 
-
+# %% ../nbs/07_model.ipynb #abefdd80
 @patch
 def forward(
     self: CDRL,
@@ -365,8 +368,9 @@ def denoise(
     condition: Condition = Condition(),
 ) -> Tensor:  # like x0
     "The last step of Algorithm 2: Tweedie's formula with the energy's score."
-    F = condition.target(self, as_levels(0, x0, self.schedule.n_levels))
-    return tweedie(self.schedule, x0, F(self.schedule.alpha[0] * x0)[1])
+    target = condition.target(self, as_levels(0, x0, self.schedule.n_levels))
+    _, score = target(self.schedule.alpha[0] * x0)
+    return tweedie(self.schedule, x0, score)
 
 # %% ../nbs/07_model.ipynb #9a07c0d3
 @patch
@@ -385,7 +389,7 @@ def sample_batch(
     def levels(t):
         return as_levels(t, noise, self.schedule.n_levels)
 
-    def guess(x, t):
+    def initial(x, t):
         if denoise == "initializer" and t == 0:
             return condition.mean(self, x, levels(t))
         return self.guess(x, levels(t), condition, generator=generator)
@@ -393,7 +397,7 @@ def sample_batch(
     def target(t):
         return condition.target(self, levels(t))
 
-    x = progressive_sample(self.schedule, guess, target, noise, chain, generator, callback)
+    x = progressive_sample(self.schedule, initial, target, noise, chain, generator, callback)
     if denoise == "initializer":
         x = x / self.schedule.alpha_bar[0]
     elif denoise:
@@ -401,6 +405,22 @@ def sample_batch(
     return x.clamp(-1, 1) if len(self.shape) == 3 else x
 
 # %% ../nbs/07_model.ipynb #3642480a
+@patch
+def check_last_step(self: CDRL, denoise: bool | str, chain: Chain) -> None:
+    "Raise `ValueError` for a last step that is unknown, or that does not fit the model or its chains."
+    if denoise not in (True, False, "initializer"):
+        raise ValueError(f"denoise is {denoise!r}; choose True, False or 'initializer'")
+    if denoise != "initializer":
+        return
+    if self.initializer is None:
+        raise ValueError("denoise='initializer' needs a model with an initializer")
+    if chain.n_langevin[0]:
+        raise ValueError(
+            "denoise='initializer' leaves the noise of Langevin steps at the lowest level in the sample; "
+            f"n_langevin is {chain.n_langevin}, choose 0 there or denoise True"
+        )
+
+# %% ../nbs/07_model.ipynb #9c55c9d9
 @patch
 @torch.no_grad()
 def sample(
@@ -435,22 +455,6 @@ def sample(
             rows = condition.rows(slice(i, i + size))
             out.append(self.sample_batch(size, rows, chain, generator, denoise, callback))
     return torch.cat(out)
-
-
-@patch
-def check_last_step(self: CDRL, denoise: bool | str, chain: Chain) -> None:
-    "Raise `ValueError` for a last step that is unknown, or that does not fit the model or its chains."
-    if denoise not in (True, False, "initializer"):
-        raise ValueError(f"denoise is {denoise!r}; choose True, False or 'initializer'")
-    if denoise != "initializer":
-        return
-    if self.initializer is None:
-        raise ValueError("denoise='initializer' needs a model with an initializer")
-    if chain.n_langevin[0]:
-        raise ValueError(
-            "denoise='initializer' leaves the noise of Langevin steps at the lowest level in the sample; "
-            f"n_langevin is {chain.n_langevin}, choose 0 there or denoise True"
-        )
 
 # %% ../nbs/07_model.ipynb #b33e433d
 @patch
@@ -496,24 +500,11 @@ x = model.sample(16, seed=0)
 
 # %% ../nbs/07_model.ipynb #332cc7fd
 @patch
-def save_pretrained(
+def card(
     self: CDRL,
-    path: str | Path,  # folder, made if missing
-    note: str = "",  # a sentence for the model card: data, run
-) -> None:
-    "Write config.json, model.safetensors and README.md."
-    path = Path(path)
-    if path.is_dir() and any(path.iterdir()) and not (path / "model.safetensors").exists():
-        raise FileExistsError(f"{path} holds other files and no model; choose an empty or a new folder")
-    path.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.contiguous() for k, v in self.state_dict().items()}
-    write_whole(path / "model.safetensors", lambda p: save_file(weights, p))
-    write_whole(path / "config.json", lambda p: p.write_text(json.dumps(self.config, indent=2) + "\n"))
-    write_whole(path / "README.md", lambda p: p.write_text(self.card(f"{path.parent.name}/{path.name}", note)))
-
-
-@patch
-def card(self: CDRL, path: str, note: str = "") -> str:  # as in `save_pretrained`
+    path: str,  # of the folder, as a reader would type it
+    note: str = "",  # a sentence on data and run
+) -> str:
     "The text of the model card."
 
     def count(net):
@@ -530,6 +521,23 @@ def card(self: CDRL, path: str, note: str = "") -> str:  # as in `save_pretraine
         note=note,
         path=path,
     )
+
+# %% ../nbs/07_model.ipynb #34ee8008
+@patch
+def save_pretrained(
+    self: CDRL,
+    path: str | Path,  # folder, made if missing
+    note: str = "",  # a sentence for the model card: data, run
+) -> None:
+    "Write config.json, model.safetensors and README.md."
+    path = Path(path)
+    if path.is_dir() and any(path.iterdir()) and not (path / "model.safetensors").exists():
+        raise FileExistsError(f"{path} holds other files and no model; choose an empty or a new folder")
+    path.mkdir(parents=True, exist_ok=True)
+    weights = {k: v.contiguous() for k, v in self.state_dict().items()}
+    write_whole(path / "model.safetensors", lambda p: save_file(weights, p))
+    write_whole(path / "config.json", lambda p: p.write_text(json.dumps(self.config, indent=2) + "\n"))
+    write_whole(path / "README.md", lambda p: p.write_text(self.card(f"{path.parent.name}/{path.name}", note)))
 
 # %% ../nbs/07_model.ipynb #d35c601c
 @patch(cls_method=True)
@@ -602,22 +610,9 @@ def rename_official(
     return key
 
 # %% ../nbs/07_model.ipynb #698d86f9
-def official_sizes(
-    pi: dict,
-    p: dict,  # the two state dicts, without "module."
-) -> dict:  # arguments of `CDRL`
-    "Read the networks' sizes from the shapes of a checkpoint. Raises `KeyError` for a name that is not there."
-    channels, c_in = pi["module_list.0.weight_orig"].shape[:2]
-    n_class = pi["y_map.weight_orig"].shape[1] - 1 if "y_map.weight_orig" in pi else 0
-    index = sorted({int(k.split(".")[1]) for k in pi if re.match(r"module_list\.[1-9]\d*\.", k)})
-    first = [i for i in index if i - 1 not in index]  # pooling layers leave gaps in the numbering
-    mult = [len(pi[f"module_list.{i}.conv1.bias"]) // channels for i in first]
-    initializer, side = official_initializer_sizes(p)
-    ebm = dict(channels=channels, n_blocks=len(index) // len(first), channel_mult=mult)
-    return dict(shape=(c_in, side, side), n_class=n_class, ebm=ebm, initializer=initializer)
-
-
-def official_initializer_sizes(p: dict) -> tuple[dict, int]:  # arguments of `UNet`, and the images' side
+def official_initializer_sizes(
+    p: dict,  # the initializer's state dict, without "module."
+) -> tuple[dict, int]:  # arguments of `UNet`, and the images' side
     "The part of `official_sizes` that the initializer's tensors tell."
     width = len(p["init_conv.weight"])
     downs = sorted({int(k.split(".")[1]) for k in p if k.startswith("downs.")})
@@ -628,6 +623,21 @@ def official_initializer_sizes(p: dict) -> tuple[dict, int]:  # arguments of `UN
     side = 16 * 2 ** attended[0] if attended else 32  # attention starts at 16 pixels
     attention = [side // 2**k for k in attended]
     return dict(channels=width, n_blocks=n_blocks, channel_mult=mult, attention=attention), side
+
+# %% ../nbs/07_model.ipynb #d2e5a691
+def official_sizes(
+    pi: dict,  # the EBM's state dict, without "module."
+    p: dict,  # the initializer's
+) -> dict:  # arguments of `CDRL`
+    "Read the networks' sizes from the shapes of a checkpoint. Raises `KeyError` for a name that is not there."
+    channels, c_in = pi["module_list.0.weight_orig"].shape[:2]
+    n_class = pi["y_map.weight_orig"].shape[1] - 1 if "y_map.weight_orig" in pi else 0
+    index = sorted({int(k.split(".")[1]) for k in pi if re.match(r"module_list\.[1-9]\d*\.", k)})
+    first = [i for i in index if i - 1 not in index]  # pooling layers leave gaps in the numbering
+    mult = [len(pi[f"module_list.{i}.conv1.bias"]) // channels for i in first]
+    initializer, side = official_initializer_sizes(p)
+    ebm = dict(channels=channels, n_blocks=len(index) // len(first), channel_mult=mult)
+    return dict(shape=(c_in, side, side), n_class=n_class, ebm=ebm, initializer=initializer)
 
 # %% ../nbs/07_model.ipynb #040ef8a5
 def load_official_part(
@@ -653,6 +663,26 @@ def load_official_part(
     module.load_state_dict(new)
 
 # %% ../nbs/07_model.ipynb #481844d4
+def official_state(
+    file: dict,  # the authors' checkpoint
+    part: str,  # "pi" or "p"
+    ema: bool,
+    path,  # as in `read_official`
+) -> dict:  # a state dict, without "module."
+    "One network of a checkpoint. Moving averages are a list in the order of the parameters; buffers (u, v) have none."
+    state = {k.removeprefix("module."): v for k, v in file[f"{part}_state_dict"].items()}
+    if not ema:
+        return state
+    names = [k for k in state if not re.search(r"weight_[uv]$", k)]
+    shadow, where = file[f"{part}_ema_state_dict"]["shadow_params"], f"{path}: {part}_ema_state_dict"
+    if len(shadow) != len(names):
+        raise ValueError(f"{where} has {len(shadow)} tensors; {part}_state_dict has {len(names)} parameters")
+    for k, v in zip(names, shadow):
+        if v.shape != state[k].shape:
+            raise ValueError(f"{where} at '{k}' has shape {tuple(v.shape)}; expected {tuple(state[k].shape)}")
+    return {**state, **dict(zip(names, shadow))}
+
+# %% ../nbs/07_model.ipynb #09c483cb
 def read_official(
     path: str | Path,  # the authors' .pth.tar
     ema: bool,  # use the moving averages
@@ -672,26 +702,6 @@ def read_official(
                     "p_state_dict and their _ema_"
                 )
     return official_state(file, "pi", ema, path), official_state(file, "p", ema, path)
-
-
-def official_state(
-    file: dict,  # the authors' checkpoint
-    part: str,  # "pi" or "p"
-    ema: bool,
-    path,  # as in `read_official`
-) -> dict:  # a state dict, without "module."
-    "One network of a checkpoint. Moving averages are a list in the order of the parameters; buffers (u, v) have none."
-    state = {k.removeprefix("module."): v for k, v in file[f"{part}_state_dict"].items()}
-    if not ema:
-        return state
-    names = [k for k in state if not re.search(r"weight_[uv]$", k)]
-    shadow, where = file[f"{part}_ema_state_dict"]["shadow_params"], f"{path}: {part}_ema_state_dict"
-    if len(shadow) != len(names):
-        raise ValueError(f"{where} has {len(shadow)} tensors; {part}_state_dict has {len(names)} parameters")
-    for k, v in zip(names, shadow):
-        if v.shape != state[k].shape:
-            raise ValueError(f"{where} at '{k}' has shape {tuple(v.shape)}; expected {tuple(state[k].shape)}")
-    return {**state, **dict(zip(names, shadow))}
 
 # %% ../nbs/07_model.ipynb #1f46054c
 @patch(cls_method=True)

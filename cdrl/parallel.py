@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXTREMES', 'join_group', 'process_index', 'n_processes', 'from_first_process', 'barrier', 'mean_over_processes',
-           'max_over_processes', 'gather_rows', 'process_share', 'mean_gradients', 'data_parallel', 'split_batch',
+           'max_over_processes', 'gather_rows', 'shard_size', 'mean_gradients', 'data_parallel', 'split_batch',
            'join_logs']
 
 # %% ../nbs/08a_parallel.ipynb #1274d753
@@ -39,12 +39,12 @@ def process_index() -> int:  # 0 … n_processes() - 1
     "Number of this process."
     return dist.get_rank() if dist.is_initialized() else 0
 
-
+# %% ../nbs/08a_parallel.ipynb #963d23ea
 def n_processes() -> int:
     "How many processes work together."
     return dist.get_world_size() if dist.is_initialized() else 1
 
-
+# %% ../nbs/08a_parallel.ipynb #4b03a234
 def from_first_process(value):
     "The first process's value, for all: files come and go between two looks."
     if not dist.is_initialized():
@@ -53,7 +53,7 @@ def from_first_process(value):
     dist.broadcast_object_list(values)
     return values[0]
 
-
+# %% ../nbs/08a_parallel.ipynb #ed4f0dbd
 def barrier() -> None:
     "Wait for the others."
     if dist.is_initialized():
@@ -70,7 +70,7 @@ def mean_over_processes(
         stacked = stacked / n_processes()
     return dict(zip(values, stacked.tolist()))
 
-
+# %% ../nbs/08a_parallel.ipynb #598541d9
 def max_over_processes(
     value: Tensor,  # any shape
 ) -> Tensor:  # like value
@@ -92,14 +92,14 @@ def gather_rows(
     dist.all_gather_object(parts, x.cpu())
     return torch.cat(parts)
 
-
-def process_share(
+# %% ../nbs/08a_parallel.ipynb #fb9f4dd5
+def shard_size(
     n: int,  # to do
 ) -> int:  # this process's part
     "Split a number evenly over the processes."
     return n // n_processes() + (process_index() < n % n_processes())
 
-
+# %% ../nbs/08a_parallel.ipynb #1f586511
 def mean_gradients(module: nn.Module) -> None:
     "Average the gradients of a module that is not wrapped over all processes."
     if n_processes() == 1:
@@ -109,7 +109,7 @@ def mean_gradients(module: nn.Module) -> None:
             dist.all_reduce(p.grad)
             p.grad /= n_processes()
 
-
+# %% ../nbs/08a_parallel.ipynb #663f4aee
 def data_parallel(module: nn.Module) -> nn.Module:
     "The module, wrapped so that every backward pass averages its gradients over all processes."
     harmless = "Grad strides do not match bucket view strides"  # of 1×1 convolutions, channels last
@@ -121,8 +121,8 @@ def data_parallel(module: nn.Module) -> nn.Module:
 
 # %% ../nbs/08a_parallel.ipynb #abb20e44
 def split_batch(
-    x: Tensor,
-    label: Tensor,  # this process's rows of a batch [b, …], [b]
+    x: Tensor,  # [b, …] this process's rows of a batch
+    label: Tensor,  # [b]
     n_passes: int,  # parts of equal size
     generator: torch.Generator,  # of all random numbers of the batch
     networks=(),  # from `data_parallel`
@@ -146,7 +146,7 @@ def split_batch(
 # %% ../nbs/08a_parallel.ipynb #62f56012
 EXTREMES = ("chain_range",)  # numbers of which a batch has the largest of its parts
 
-
+# %% ../nbs/08a_parallel.ipynb #4b0ac187
 def join_logs(
     parts: list,  # of dictionaries {name: scalar tensor}, one a pass
 ) -> dict:  # name: scalar tensor

@@ -1,4 +1,5 @@
-"""Does anything notice? Each mutation changes one line of the library in a copy of the repository, exports it, and runs the checks that should fail: python tests/mutations.py [NUMBER …] (about 10 minutes for all)."""
+"""Does anything notice? Each mutation changes one line of the library in a copy of the repository, exports it, and runs
+the checks that should fail: python tests/mutations.py [NUMBER …] (about 10 minutes for all)."""
 
 import json
 import os
@@ -115,7 +116,7 @@ MUTATIONS = [  # what is broken, notebook, line, what it becomes, what must noti
     (
         "passes draw noise of their own",
         "08a_parallel",
-        "if k: generator.set_state(start)",
+        "generator.set_state(start)",
         "None",
         "nbs/08a_parallel.ipynb",
     ),

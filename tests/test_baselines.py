@@ -1,4 +1,5 @@
-"""The comparison at equal time runs end to end with whatever arms are installed, names those that are not, goes on after an interruption, and refuses what it does not know."""
+"""The comparison at equal time runs end to end with whatever arms are installed, names those that are not, goes on
+after an interruption, and refuses what it does not know."""
 
 import json
 import math
@@ -96,7 +97,8 @@ def test_all_arms_that_are_installed(notebook, dataset, metric):
 
 
 def test_resumed_with_an_arm_that_diverged(notebook):
-    """The results of finished parts are changed by hand: a resumed run must take them as they are, and judge by them."""
+    """The results of finished parts are changed by hand: a resumed run must take them as they are, and judge by
+    them."""
     run = notebook("baselines", dataset="digits_small", arms=["CDRL", "DRL, K 5", "DDPM"], **TINY) / "baselines-digits"
     parts = json.loads((run / "parts.json").read_text())
     assert [q["key"][:2] for q in parts] == [
@@ -124,7 +126,8 @@ def test_resumed_with_an_arm_that_diverged(notebook):
 
 
 def test_rates_of_the_search_and_those_given_up():
-    """Seeds take turns; an arm with a seed that diverges starts again at a factor lower by the root of 3, down to the lowest of the search; an infinite distance of points is no divergence."""
+    """Seeds take turns; an arm with a seed that diverges starts again at a factor lower by the root of 3, down to the
+    lowest of the search; an infinite distance of points is no divergence."""
     source = next(
         c.source for c in nbformat.read(ROOT / "nbs/baselines.ipynb", as_version=4).cells if "again = True" in c.source
     )

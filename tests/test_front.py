@@ -1,9 +1,9 @@
-"""The front page: small, current, and without a link that leads nowhere; the page of results is what the reports give today."""
+"""The front page: small, current, and without a link that leads nowhere; the page of results is what the reports give
+today."""
 
 import ast
 import json
 import re
-from pathlib import Path
 
 import nbformat
 import pytest

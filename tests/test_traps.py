@@ -1,4 +1,5 @@
-"""Situations in which a user would lose work, be led in a circle, or read a wrong number: each kind of them in a table."""
+"""Situations in which a user would lose work, be led in a circle, or read a wrong number: each kind of them in a
+table."""
 
 import gc
 import json
@@ -17,7 +18,6 @@ import cdrl.experiment
 import cdrl.launch
 from cdrl.composition import concept_evidence, sample_composed
 from cdrl.config import build_model, get_config
-from cdrl.datasets import load_dataset
 from cdrl.detection import fpr95, ood_scores
 from cdrl.experiment import (
     LOCK,
