@@ -138,6 +138,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'cdrl.ebm.EBM.forward': ('ebm.html#ebm.forward', 'cdrl/ebm.py'),
                           'cdrl.ebm.EBM.weights': ('ebm.html#ebm.weights', 'cdrl/ebm.py'),
                           'cdrl.ebm.value_and_grad': ('ebm.html#value_and_grad', 'cdrl/ebm.py')},
+            'cdrl.extras': {'cdrl.extras.lab_package': ('extras.html#lab_package', 'cdrl/extras.py')},
             'cdrl.files': { 'cdrl.files.ArrayUnpickler': ('files.html#arrayunpickler', 'cdrl/files.py'),
                             'cdrl.files.ArrayUnpickler.find_class': ('files.html#arrayunpickler.find_class', 'cdrl/files.py'),
                             'cdrl.files.ArrayUnpickler.load': ('files.html#arrayunpickler.load', 'cdrl/files.py'),
