@@ -25,11 +25,10 @@ def repo_root(
     start: Path | None = None,  # where to begin; None: the working directory, then this file
 ) -> Path:
     "The folder that holds settings.ini. Raises `FileNotFoundError` outside of a checkout."
-    for base in (
-        [Path(start).resolve()]
-        if start
-        else [Path.cwd(), Path(__file__).resolve() if "__file__" in globals() else Path.cwd()]
-    ):
+    starts = [Path(start)] if start else [Path.cwd()]
+    if not start and "__file__" in globals():
+        starts.append(Path(__file__))
+    for base in (s.resolve() for s in starts):
         for folder in (base, *base.parents):
             if (folder / "settings.ini").exists() and (folder / "nbs").is_dir():
                 return folder
@@ -113,14 +112,14 @@ def settings_cell() -> list:  # lines
     "Lines of a parameters cell for all settings of `Config` but the dataset; None is the preset's value."
     lines = []
     for line in inspect.getsource(Config).splitlines():
-        setting = re.fullmatch(r"    (\w+): (\w+) = .*?  +# (.*)|    (\w+): (\w+) = .*? # (.*)", line)
         if re.fullmatch(r"    # .*", line):
             lines.append(line.strip())
-        elif setting:
-            name, kind, words = [g for g in setting.groups() if g is not None]
-            start = f"{name}: {'list' if kind == 'tuple' else kind} = None"
-            if name != "dataset":
-                lines.append(f"{start:<33}# {words}")
+            continue
+        setting = re.fullmatch(r"    (?P<name>\w+): (?P<kind>\w+) = .*?# (?P<words>.*)", line)
+        if setting and setting["name"] != "dataset":
+            kind = "list" if setting["kind"] == "tuple" else setting["kind"]
+            start = f"{setting['name']}: {kind} = None"
+            lines.append(f"{start:<33}# {setting['words']}")
     return lines
 
 # %% ../../nbs/20_parameters.ipynb #7541b3c8
@@ -151,13 +150,14 @@ def check_lists(
     *names: str,  # parameters that hold several values
     distinct: bool = True,  # whether they must differ
 ) -> None:
-    "Raise `ValueError` for a value that is no list, or a list with repeated values where they must differ; None passes."
+    """Raise `ValueError` for a value that is no list, or a list with repeated values where they must differ; None
+    passes."""
+    what = "a list of different values" if distinct else "a list"
     for k in names:
         v = parameters[k]
-        if v is not None and (not isinstance(v, list) or distinct and len(set(map(str, v))) < len(v)):
-            raise ValueError(
-                f"{k} is {v!r}; give a list{' of different values' if distinct else ''}, for instance -y '{k}: [1, 2]'"
-            )
+        repeated = distinct and isinstance(v, list) and len(set(map(str, v))) < len(v)
+        if v is not None and (not isinstance(v, list) or repeated):
+            raise ValueError(f"{k} is {v!r}; give {what}, for instance -y '{k}: [1, 2]'")
 
 # %% ../../nbs/20_parameters.ipynb #7ee26bf1
 def check_seeds(
