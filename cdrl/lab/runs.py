@@ -25,6 +25,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 import yaml
+from fastcore.basics import patch
 
 from ..checkpoints import Checkpoints
 from ..config import SPEED_ONLY
@@ -55,20 +56,21 @@ def commit(root: Path) -> str:
     head = git("rev-parse", "--short=12", "HEAD")
     if head.returncode:
         return "unknown"
-    return head.stdout.strip() + (
-        "-dirty" if git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!reports").stdout.strip() else ""
-    )
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!reports").stdout.strip()
+    return head.stdout.strip() + ("-dirty" if changed else "")
 
 # %% ../../nbs/21_runs.ipynb #71645206
 def device_name(
     device: str = "cpu",  # "cpu" or "cuda"
 ) -> str:
-    "What the device is called: the GPU's name, or the processor's with the vector instructions that PyTorch uses there (they decide on its speed)."
+    """What the device is called: the GPU's name, or the processor's with the vector instructions that PyTorch uses
+    there (they decide on its speed)."""
     if device != "cpu":
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else []
-    return f"{names[0].strip() if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+    name = names[0].strip() if names else platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
 
 # %% ../../nbs/21_runs.ipynb #8e416602
 def pick_device(
@@ -97,11 +99,13 @@ class Run:
     device: str = "cpu"  # on which parts are made
 
     @property
-    def name(self):
+    def name(self) -> str:
+        "The run's name, which is its folder's."
         return self.folder.name
 
     @property
-    def checkpoints(self):
+    def checkpoints(self) -> Checkpoints:
+        "The run's checkpoints."
         return Checkpoints(self.folder / "checkpoints", self.keep)
 
     def close(self) -> None:
@@ -113,58 +117,63 @@ class Run:
         "JSON file in the folder; what is not finite becomes null."
         write_json(self.folder / name, value)
 
-    @property
-    def parts(self) -> list:
-        "Finished parts of a run that is made of many, such as the trainings of a study; with `resume` they need not be done again."
-        file = self.folder / "parts.json"
-        return json_ready(json.loads(file.read_text())) if file.exists() else []
-
-    def add_part(self, part: dict) -> None:
-        "Keep the result of a finished part, with what it depends on."
-        made = dict(commit=self.commit, threads=torch.get_num_threads(), device=device_name(self.device))
-        ended = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self.write_json("parts.json", [*self.parts, dict(part, **made, ended=ended)])
-
-    def once(
-        self,
-        key: tuple,  # what the part is: names and numbers
-        work,  # callable → dict
-    ) -> dict:
-        "A finished part from before, or `work()` done and kept now."
-        key = json.loads(json.dumps(key))
-        found = next((q for q in self.parts if q["key"] == key), None)
-        if found is None:
-            start = time.time()
-            self.add_part({"key": key, **work(), "wall_seconds": round(time.time() - start, 1)})
-            found = self.parts[-1]  # as it will be read after an interruption
-        return found
-
     def write_csv(self, name: str, rows: list) -> None:
         "Rows as a CSV file."
         write_whole(self.folder / name, lambda p: pd.DataFrame(rows).to_csv(p, index=False, float_format="%.6g"))
 
-    def save_figure(
-        self,
-        fig,
-        name: str,  # without .png
-        dpi: int = 110,
-    ) -> None:
-        "Figure into figures/."
-        (self.folder / "figures").mkdir(exist_ok=True)
-        write_whole(
-            self.folder / "figures" / f"{name}.png",
-            lambda p: fig.savefig(p, dpi=dpi, bbox_inches="tight", format="png"),
-        )
+# %% ../../nbs/21_runs.ipynb #3e6e4f5a
+@patch
+def save_figure(
+    self: Run,
+    fig,
+    name: str,  # without .png
+    dpi: int = 110,
+) -> None:
+    "Figure into figures/."
+    (self.folder / "figures").mkdir(exist_ok=True)
+    path = self.folder / "figures" / f"{name}.png"
+    write_whole(path, lambda p: fig.savefig(p, dpi=dpi, bbox_inches="tight", format="png"))
+
+# %% ../../nbs/21_runs.ipynb #76c4e9dc
+@patch(as_prop=True)
+def parts(self: Run) -> list:  # of dicts
+    "Finished parts of a run; with `resume` they need not be done again."
+    file = self.folder / "parts.json"
+    return json_ready(json.loads(file.read_text())) if file.exists() else []
+
+# %% ../../nbs/21_runs.ipynb #c3b37426
+@patch
+def add_part(self: Run, part: dict) -> None:
+    "Keep the result of a finished part, with commit, threads, device and time."
+    made = dict(commit=self.commit, threads=torch.get_num_threads(), device=device_name(self.device))
+    ended = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    self.write_json("parts.json", [*self.parts, dict(part, **made, ended=ended)])
+
+# %% ../../nbs/21_runs.ipynb #85615de3
+@patch
+def once(
+    self: Run,
+    key: tuple,  # what the part is: names and numbers
+    work,  # callable → dict
+) -> dict:
+    "A finished part from before, or `work()` done and kept now."
+    key = json.loads(json.dumps(key))
+    found = next((q for q in self.parts if q["key"] == key), None)
+    if found is None:
+        start = time.time()
+        self.add_part({"key": key, **work(), "wall_seconds": round(time.time() - start, 1)})
+        found = self.parts[-1]  # as it will be read after an interruption
+    return found
 
 # %% ../../nbs/21_runs.ipynb #df145f05
 def check_run_name(name: str) -> str:
-    "A run's name is one plain folder name. Raises `ValueError` otherwise, so that no parameter can point outside reports/."
+    """A run's name is one plain folder name. Raises `ValueError` otherwise, so that no parameter can point outside
+    reports/."""
     if not isinstance(name, str):
         raise ValueError(f"run name {name!r} is not allowed, it is no text; give it as text: -r run {name}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ValueError(
-            f"run name {name!r} is not allowed; use letters, digits, '.', '_' and '-', beginning with a letter or digit"
-        )
+        advice = "use letters, digits, '.', '_' and '-', beginning with a letter or digit"
+        raise ValueError(f"run name {name!r} is not allowed; {advice}")
     return name
 
 # %% ../../nbs/21_runs.ipynb #db8ff3a9
@@ -183,9 +192,8 @@ def lock_folder(
         file.seek(0)
         owner = file.read() or "unknown"
         file.close()
-        raise BlockingIOError(
-            f"run '{folder.name}' is in use by process {owner}; wait for it, or choose another run name"
-        ) from None
+        advice = "wait for it, or choose another run name"
+        raise BlockingIOError(f"run '{folder.name}' is in use by process {owner}; {advice}") from None
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
@@ -298,7 +306,8 @@ def why_taken(
 ) -> str:
     "Why a new run cannot have a folder, and what to do."
     if not is_run(folder) and not (folder / "metrics.json").exists():
-        return f"'{folder.name}' in {folder.parent.name}/ holds files that are no unfinished run's; choose another run name"
+        what = "holds files that are no unfinished run's"
+        return f"'{folder.name}' in {folder.parent.name}/ {what}; choose another run name"
     offer = can and can_resume(folder) and not is_locked(folder, LOCK) and not other_settings(folder, config)
     advice = "choose another run name, or remove it" + (", or go on with it: -p resume True" if offer else "")
     return f"run '{folder.name}' exists in {folder.parent.name}/ and is left untouched; {advice}"
@@ -361,9 +370,9 @@ def open_run(
     keep: int = 3,  # checkpoints to keep
     device: str = "cpu",  # on which parts are made
 ) -> Run:  # locked for this process
-    """Open a new run folder, or an unfinished one for `resume`. Raises what `new_run` and `old_run` raise, and `OSError`
-    if the folder cannot be written.
-    Call it when all settings have been checked: from then on the name is taken."""
+    """Open a new run folder, or an unfinished one for `resume`. Raises what `new_run` and `old_run` raise, and
+    `OSError` if the folder cannot be written. Call it when all settings have been checked: from then on the name is
+    taken."""
     family, config = run_family(Path(reports), name, base), json.loads(json.dumps(config))
     if resume:
         folder, lock = old_run(family, config)
@@ -398,10 +407,10 @@ def write_manifest(
         wall_seconds=round(time.time() - run.started, 1),
         **more,
     )
-    if run.parts:  # a resumed run may have parts of several commits, made long before
-        ended = sorted(q["ended"] for q in run.parts)
-        manifest["parts"] = {
-            k: sorted({q[k] for q in run.parts if k in q}) for k in ("commit", "threads", "device")
-        } | {"ended": [ended[0], ended[-1]]}
+    parts = run.parts
+    if parts:
+        ended = sorted(q["ended"] for q in parts)
+        made = {k: sorted({q[k] for q in parts if k in q}) for k in ("commit", "threads", "device")}
+        manifest["parts"] = {**made, "ended": [ended[0], ended[-1]]}
     run.write_json("manifest.json", manifest)
     return manifest
