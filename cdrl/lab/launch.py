@@ -244,8 +244,8 @@ def folder_config(
 def main(
     args: list | None = None,  # command line; None: the process's own
 ) -> None:
-    """Entry of `python -m cdrl.lab.launch`, alone or under `torchrun`: train a run folder; make it from a preset if it is
-    new."""
+    """Entry of `python -m cdrl.lab.launch`, alone or under `torchrun`: train a run folder; make it from a preset if it
+    is new."""
     parser, device = command_line(), join_group()
     a = parser.parse_args(args)
     if a.sampling:

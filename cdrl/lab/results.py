@@ -36,7 +36,7 @@ def claims_table(
         [{**{k: r[k] for k in columns}, "runs": ", ".join(reports.link(run) for run in r["runs"])} for r in chosen]
     )
 
-
+# %% ../../nbs/29a_results.ipynb #918b80e5
 def not_tested_table(
     rows: list,  # of `judge_all`
 ) -> Markdown:
@@ -52,12 +52,12 @@ def outcome_words(
     "Distance of an arm at a budget; what diverged has none."
     return "diverged" if row["diverged"] else plus_minus(row[key], row[std])
 
-
+# %% ../../nbs/29a_results.ipynb #2fd24dd4
 def rate_words(taken: float, fell: bool, at_an_edge: bool) -> str:
     "The factor on the preset's learning rates. ▼: fell from a higher one that diverged; *: at an edge of the search."
     return f"{taken:.3g}" + " ▼" * fell + " \\*" * at_an_edge
 
-
+# %% ../../nbs/29a_results.ipynb #17e11378
 def ablation_rows(
     report: dict,  # metrics of a study
 ) -> list:  # of dicts
@@ -80,7 +80,7 @@ def ablation_rows(
         )
     return rows
 
-
+# %% ../../nbs/29a_results.ipynb #a31b77cf
 def ablation_table(reports: Reports | None = None) -> Markdown:
     "Every arm of every ablation."
     reports, rows = reports or Reports(), []
@@ -111,7 +111,7 @@ def ablation_points(reports: Reports | None = None) -> list:  # of dicts: study,
             )
     return points
 
-
+# %% ../../nbs/29a_results.ipynb #7872551c
 def preset_spread(reports: Reports | None = None) -> dict:  # (dataset, iterations): share of the mean
     "The standard deviation over seeds of the first arm, at equal minutes."
     spread = {}
@@ -123,7 +123,7 @@ def preset_spread(reports: Reports | None = None) -> dict:  # (dataset, iteratio
             spread[m["dataset"], m["iterations"]] = own["std"] / own["value"]
     return spread
 
-
+# %% ../../nbs/29a_results.ipynb #655f23a7
 def arms_figure(reports: Reports | None = None) -> Figure | None:  # None: no ablation has been run
     "The arms of the ablations at a glance."
     g = pd.DataFrame(ablation_points(reports))
@@ -160,7 +160,7 @@ def baseline_rows(
         rows.append({"arm": name, "distance": found, "evaluations": r["evaluations"], "iterations": None, "rates": ""})
     return rows
 
-
+# %% ../../nbs/29a_results.ipynb #d1635595
 def baseline_table(reports: Reports | None = None) -> Markdown:
     "CDRL beside DRL, a diffusion model and two libraries, in equal minutes."
     reports, rows = reports or Reports(), []
@@ -191,11 +191,14 @@ def guidance_table(reports: Reports | None = None) -> Markdown:
             )
     return table(rows)
 
-
+# %% ../../nbs/29a_results.ipynb #fe1e138e
 def guided_alone_table(reports: Reports | None = None) -> Markdown:
     "How much of the gain is there if only one network is guided."
     reports, rows = reports or Reports(), []
-    part = lambda v: "no gain to share" if v is None else f"{v:.0%}"
+
+    def part(v):
+        return "no gain to share" if v is None else f"{v:.0%}"
+
     for run in reports.runs("guidance-"):
         m = reports.read(run)
         for way, v in (m.get("gain_alone") or {}).items():
@@ -222,7 +225,7 @@ def composition_table(reports: Reports | None = None) -> Markdown:
         row[column] = plus_minus(100 * r["all_mean"], 100 * r["all_std"])
     return table(list(rows.values()))
 
-
+# %% ../../nbs/29a_results.ipynb #18c3b53d
 def or_table(reports: Reports | None = None) -> Markdown:
     "One digit or another: how often it is one of the two, and how evenly."
     m, rows = (reports or Reports()).read("composition"), []
@@ -241,7 +244,7 @@ def or_table(reports: Reports | None = None) -> Markdown:
         )
     return table(rows)
 
-
+# %% ../../nbs/29a_results.ipynb #35604fac
 def not_table(reports: Reports | None = None) -> Markdown:
     "A digit, and not an ink."
     m = (reports or Reports()).read("composition")
@@ -289,7 +292,7 @@ DETECTORS = {
     "DRL, the paper's score": dict(model="DRL", score="log-density, t = 0 (the paper's)"),
 }
 
-
+# %% ../../nbs/29a_results.ipynb #89aa0727
 def detection_table(reports: Reports | None = None) -> Markdown:
     "AUROC of several scores, for every set that does not belong."
     m, rows = (reports or Reports()).read("ood"), []
@@ -322,7 +325,7 @@ def speed_table(reports: Reports | None = None) -> Markdown:
         )
     return table(rows)
 
-
+# %% ../../nbs/29a_results.ipynb #a062fcb1
 def quality_table(reports: Reports | None = None) -> Markdown:
     "Minutes of training until samples are as close to the training data as real test images are."
     reports, rows = reports or Reports(), []
@@ -360,7 +363,7 @@ def gpu_table(reports: Reports | None = None) -> Markdown:
         rows.append(row)
     return table(rows)
 
-
+# %% ../../nbs/29a_results.ipynb #978d2500
 def gpu_training_table(reports: Reports | None = None) -> Markdown:
     "Fashion-MNIST on the H100 and on two cores: distance after as many iterations, and at the end."
     reports, rows = reports or Reports(), []
@@ -405,7 +408,7 @@ def cost_table(reports: Reports | None = None) -> Markdown:
         )
     return table(rows)
 
-
+# %% ../../nbs/29a_results.ipynb #10a17524
 def paper_run_table(reports: Reports | None = None) -> Markdown:
     "What one H100 was seen to do with the paper's CIFAR-10 networks, and what the paper's run would take on eight."
     reports = reports or Reports()
@@ -442,7 +445,7 @@ def part_seconds(
     curve = [c["minutes"] for c in part.get("curve", [])]
     return 60 * (part.get("minutes") or max(curve, default=0.0))
 
-
+# %% ../../nbs/29a_results.ipynb #7a00f77f
 def core_hours(reports: Reports | None = None) -> list:  # of dicts: run, hours of one core, parts, in_full
     "Hours of one core for each study, and the share of parts that kept the whole time."
     took = []
