@@ -1,4 +1,5 @@
-"""Two iterations of Algorithm 1, read off the paper line by line, without any of the package's schedule, losses, sampler or optimiser: the trainer must give the same weights."""
+"""Two iterations of Algorithm 1, read off the paper line by line, without any of the package's schedule, losses,
+sampler or optimiser: the trainer must give the same weights."""
 
 import copy
 import math
