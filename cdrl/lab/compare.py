@@ -8,7 +8,6 @@ __all__ = ['Arm', 'TrainerLearner', 'trainer_config', 'trainer_arm', 'computing_
            'verdict']
 
 # %% ../../nbs/26_compare.ipynb #a2f7bb5d
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from fastcore.basics import patch
 from ..config import get_config
 from ..guard import DivergenceError
 from .evaluate import score_samples, spread_labels
-from .runs import Run, read_distance
+from .runs import read_distance
 from ..trainer import Trainer
 
 # %% ../../nbs/26_compare.ipynb #52d23cfa
@@ -34,8 +33,7 @@ class Arm:
     phases: dict = field(default_factory=lambda: {"training": 1.0})  # phase, in their order: share of the time
 
     def __post_init__(self):
-        whole = math.isclose(sum(self.phases.values()), 1)
-        if not whole or min(self.phases.values()) <= 0:
+        if abs(sum(self.phases.values()) - 1) > 1e-6 or min(self.phases.values()) <= 0:
             raise ValueError(f"phases of {self.name!r} are {self.phases}; expected positive shares that add up to 1")
 
 # %% ../../nbs/26_compare.ipynb #d9c2d18a
@@ -57,7 +55,6 @@ class TrainerLearner:
         return True if chains else "initializer"
 
     def advance(self, n: int) -> None:
-        "Train for n iterations."
         self.trainer.fit(n)
 
     def sample(
@@ -66,7 +63,6 @@ class TrainerLearner:
         seed: int,
         n_langevin: int | None = None,  # K; None: as in training
     ) -> torch.Tensor:  # [n, …]
-        "Samples of the averaged weights."
         model = self.trainer.averaged
         labels = spread_labels(n, self.data) if model.n_class else None
         return model.sample(n, label=labels, seed=seed, n_langevin=n_langevin, denoise=self.last_step(n_langevin))
@@ -85,16 +81,20 @@ def trainer_config(
     if not recovery:
         changes, recovery = {**changes, "recovery_rate": 0.0}, 1
     total = warm + recovery
-    settings = dict(
-        ebm_lr=usual.ebm_lr * factor,
-        init_lr=usual.init_lr * factor,
-        seed=seed,
-        steps=total,
-        warm_start=warm / total,
-        ema=1 - max(1 - usual.ema, min(0.5, 10 / total)),  # over a tenth of the iterations at most
-        warmup=max(1, min(usual.warmup, total // 5)),  # over a fifth at most
+    average = 1 - max(1 - usual.ema, min(0.5, 10 / total))
+    rates = dict(ebm_lr=usual.ebm_lr * factor, init_lr=usual.init_lr * factor)
+    return get_config(
+        preset,
+        **{
+            **changes,
+            **rates,
+            "seed": seed,
+            "steps": total,
+            "warm_start": warm / total,
+            "ema": average,
+            "warmup": max(1, min(usual.warmup, total // 5)),
+        },
     )
-    return get_config(preset, **{**changes, **settings})
 
 # %% ../../nbs/26_compare.ipynb #6100b1ac
 def trainer_arm(
@@ -151,7 +151,7 @@ def measure_costs(
     cost = {key: float(np.median(np.array(s) / first) * np.median(first)) for key, s in seconds.items()}
     return {arm.name: {phase: cost[arm.name, phase] for phase in arm.phases} for arm in arms}
 
-# %% ../../nbs/26_compare.ipynb #6300e1f7
+
 def steps_for(
     arm: Arm,
     cost: dict,  # {phase: seconds an iteration}
@@ -191,10 +191,9 @@ def train_one(
     extra: Callable | None = None,  # what else to keep of the learner: learner → dict
 ) -> dict:  # diverged, curve [{step, value}], steps, minutes, and if it went well value, evaluations
     "Train and measure. `minutes` are of training alone."
-    total, learner = sum(steps.values()), arm.make(seed, factor, steps)
+    total, curve, spent = sum(steps.values()), [], 0.0
     ends = sorted({round(total * (i + 1) / snapshots) for i in range(snapshots)} - {0})
-    curve, done = [], 0
-    spent = 0.0  # seconds
+    learner, done = arm.make(seed, factor, steps), 0
     try:
         for end in ends:
             start = computing_time(device)
@@ -204,8 +203,14 @@ def train_one(
             curve.append(dict(step=end, value=value))
     except DivergenceError as e:
         return dict(diverged=str(e)[:200], curve=curve, steps=steps, minutes=spent / 60)
-    result = dict(diverged=None, curve=curve, steps=steps, minutes=spent / 60)
-    result |= dict(value=curve[-1]["value"], evaluations=learner.evaluations)
+    result = dict(
+        diverged=None,
+        curve=curve,
+        steps=steps,
+        minutes=spent / 60,
+        value=curve[-1]["value"],
+        evaluations=learner.evaluations,
+    )
     return {**result, **(extra(learner) if extra else {})}
 
 # %% ../../nbs/26_compare.ipynb #6f7108f5
@@ -233,7 +238,7 @@ def search_factor(
 class Comparison:
     "Arms trained for the same time. `run` does what is not yet done; each part is kept in the folder."
 
-    run_folder: Run
+    folder: object  # `Run`, from `open_run`
     arms: list
     judge: Judge
     minutes: float  # of computing time for each training
@@ -246,11 +251,9 @@ class Comparison:
     search_seed = 1000
 
     def costs(self) -> dict:  # {arm: {phase: seconds an iteration}}
-        "What an iteration costs, measured once and kept."
-        return self.run_folder.once(("costs",), lambda: dict(costs=measure_costs(self.arms, self.device)))["costs"]
+        return self.folder.once(("costs",), lambda: dict(costs=measure_costs(self.arms, self.device)))["costs"]
 
     def steps(self, arm: Arm, share: float = 1.0) -> dict:  # {phase: iterations}
-        "The iterations that fit into a share of the budget."
         return steps_for(arm, self.costs()[arm.name], share * self.minutes * 60)
 
 # %% ../../nbs/26_compare.ipynb #298e4fae
@@ -264,29 +267,31 @@ def with_distances(part: dict) -> dict:
 @patch
 def searched(self: Comparison, arm: Arm) -> tuple:  # best factor, {factor: distance or None}
     "The search over learning rates of one arm."
-    steps = self.steps(arm, self.search_share) if len(self.factors) > 1 else {}
-
-    def train(factor):
-        return train_one(arm, self.search_seed, factor, steps, self.judge, device=self.device)
 
     def trial(factor):
-        part = self.run_folder.once(("search", arm.name, factor), lambda: train(factor))
+        steps = self.steps(arm, self.search_share)
+        part = self.folder.once(
+            ("search", arm.name, factor),
+            lambda: train_one(arm, self.search_seed, factor, steps, self.judge, device=self.device),
+        )
         return with_distances(part).get("value")
 
     return search_factor(trial, self.factors)
 
-# %% ../../nbs/26_compare.ipynb #e79dd88b
+
 @patch
 def trained(self: Comparison, arm: Arm, factor: float) -> list:  # parts, one a seed
     "All seeds with one factor; it stops at the first that diverges."
-    parts, steps = [], self.steps(arm)
-
-    def train(seed):
-        return train_one(arm, seed, factor, steps, self.judge, self.snapshots, self.device, self.extra)
-
+    parts = []
     for seed in self.seeds:
-        key = ("train", arm.name, seed, factor)
-        part = with_distances(self.run_folder.once(key, lambda: train(seed)))
+        part = with_distances(
+            self.folder.once(
+                ("train", arm.name, seed, factor),
+                lambda: train_one(
+                    arm, seed, factor, self.steps(arm), self.judge, self.snapshots, self.device, self.extra
+                ),
+            )
+        )
         parts.append({**part, "arm": arm.name, "seed": seed, "factor": factor})
         said = f"diverged: {part['diverged']}" if part["diverged"] else f"{part['value']:.4g}"
         print(f"{arm.name}, seed {seed}, {part['minutes']:.1f} min: {said}", flush=True)
@@ -306,8 +311,11 @@ def run(self: Comparison) -> list:  # parts, one for each arm and seed
             parts = self.trained(arm, factor)
             if not parts[-1]["diverged"]:
                 break
-        why = "not tried: another seed diverged at the lowest rate"
-        out += parts + [dict(parts[-1], seed=s, diverged=why) for s in self.seeds[len(parts) :]]
+        missing = [
+            dict(parts[-1], seed=s, diverged="not tried: another seed diverged at the lowest rate")
+            for s in self.seeds[len(parts) :]
+        ]
+        out += parts + missing
     return out
 
 # %% ../../nbs/26_compare.ipynb #513ede5b
@@ -331,20 +339,21 @@ def as_table(
         )
     return pd.DataFrame(rows)
 
-# %% ../../nbs/26_compare.ipynb #6faa023f
+
 def as_curves(
-    parts: list,  # of `Comparison.run`
+    parts: list,
     minutes: float,  # of the budget
 ) -> pd.DataFrame:  # arm, seed, minutes, value
     "The distances on the way, against the share of the budget that was used."
-    rows = []
-    for q in parts:
-        total = sum(q["steps"].values())
-        for c in q["curve"]:
-            rows.append(dict(arm=q["arm"], seed=q["seed"], value=c["value"], minutes=minutes * c["step"] / total))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        [
+            dict(arm=q["arm"], seed=q["seed"], value=c["value"], minutes=minutes * c["step"] / sum(q["steps"].values()))
+            for q in parts
+            for c in q["curve"]
+        ]
+    )
 
-# %% ../../nbs/26_compare.ipynb #755f71b6
+
 def summarise(table: pd.DataFrame) -> pd.DataFrame:  # a row an arm
     "Means and standard deviations over seeds; no mean where a seed diverged, since that of the others would flatter."
     arms = table.groupby("arm", sort=False)
@@ -361,9 +370,7 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:  # a row an arm
 
 # %% ../../nbs/26_compare.ipynb #6fa28731
 def verdict(
-    table: pd.DataFrame,  # from `as_table`
-    arm: str,
-    rival: str,
+    table: pd.DataFrame, arm: str, rival: str
 ) -> dict:  # outcome of the arm, ratio of means, seeds better and worse
     "Seed by seed: better or worse only if all seeds say so."
     values = table.pivot(index="seed", columns="arm", values="value")
@@ -371,5 +378,11 @@ def verdict(
     better, worse = int((ours < theirs).sum()), int((ours > theirs).sum())
     outcome = "better" if better == len(values) else "worse" if worse == len(values) else "undecided"
     finite = np.isfinite(ours).all() and np.isfinite(theirs).all()
-    ratio = float(ours.mean() / theirs.mean()) if finite else None
-    return dict(arm=arm, rival=rival, outcome=outcome, ratio=ratio, seeds_better=better, seeds_worse=worse)
+    return dict(
+        arm=arm,
+        rival=rival,
+        outcome=outcome,
+        ratio=float(ours.mean() / theirs.mean()) if finite else None,
+        seeds_better=better,
+        seeds_worse=worse,
+    )
