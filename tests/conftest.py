@@ -34,8 +34,7 @@ TINY = dict(
 
 @pytest.fixture
 def notebook(tmp_path):
-    """Run `nbs/<name>.ipynb` with parameters; returns the folder of its runs. The executed notebook is
-    <folder>/../out.ipynb."""
+    """Run `nbs/<name>.ipynb` with parameters; returns the folder of its runs. The executed notebook is <folder>/../out.ipynb."""
 
     def run(name, **parameters):
         reports = tmp_path / "reports"
@@ -50,8 +49,7 @@ def notebook(tmp_path):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """Run a notebook's code in this process, with its parameters as papermill would set them, where no kernel of its
-    own is needed; returns the folder of its runs."""
+    """Run a notebook's code in this process, with its parameters as papermill would set them, where no kernel of its own is needed; returns the folder of its runs."""
 
     def run(name, **parameters):
         monkeypatch.chdir(ROOT)

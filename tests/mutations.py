@@ -1,5 +1,4 @@
-"""Does anything notice? Each mutation changes one line of the library in a copy of the repository, exports it, and runs
-the checks that should fail: python tests/mutations.py [NUMBER …] (about 10 minutes for all)."""
+"""Does anything notice? Each mutation changes one line of the library in a copy of the repository, exports it, and runs the checks that should fail: python tests/mutations.py [NUMBER …] (about 10 minutes for all)."""
 
 import json
 import os

@@ -1,5 +1,4 @@
-"""What a GPU must do as the processor does: gradients, chains, training, checkpoints, sampling. Skipped where there is
-none: pytest tests/test_cuda.py."""
+"""What a GPU must do as the processor does: gradients, chains, training, checkpoints, sampling. Skipped where there is none: pytest tests/test_cuda.py."""
 
 import copy
 

@@ -87,10 +87,7 @@ data = load_dataset("imagenet32", "train", root)
 converted, start = time.time() - start, time.time()
 stream = BatchStream(data, 250, torch.Generator().manual_seed(0), flip=True)
 for _ in range(len(data) // 250): stream.next()
-loaded = time.time() - start
-peak_kb = int(re.search(r'VmHWM:\\s*(\\d+)', Path('/proc/self/status').read_text())[1])
-rates = dict(conversion=len(data) / converted, loading=len(data) / loaded)
-print(json.dumps(dict(n=len(data), **rates, peak_mb=peak_kb / 1024)))
+print(json.dumps(dict(n=len(data), conversion=len(data) / converted, loading=len(data) / (time.time() - start), peak_mb=int(re.search(r'VmHWM:\\s*(\\d+)', Path('/proc/self/status').read_text())[1]) / 1024)))
 """
 
 
@@ -392,8 +389,7 @@ from pathlib import Path
 from torchvision import datasets as tvd
 from cdrl.datasets import load_dataset
 name, root, me, there = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4])
-kinds = {"mnist": tvd.MNIST, "cifar10": tvd.CIFAR10, "svhn": tvd.SVHN}
-for attribute, value in there.items(): setattr(kinds.get(name), attribute, value)
+for attribute, value in there.items(): setattr({"mnist": tvd.MNIST, "cifar10": tvd.CIFAR10, "svhn": tvd.SVHN}.get(name), attribute, value)
 (root.parent / f"ready{me}").touch()
 while not (root.parent / f"ready{1 - me}").exists(): time.sleep(0.001)
 print("checksum", load_dataset(name, "train", root, download=True).checksum())

@@ -1,5 +1,4 @@
-"""The front page: small, current, and without a link that leads nowhere; the page of results is what the reports give
-today."""
+"""The front page: small, current, and without a link that leads nowhere; the page of results is what the reports give today."""
 
 import ast
 import json

@@ -1,5 +1,4 @@
-"""Killed at random moments, on a full disk, with a damaged checkpoint, by two processes at once: nothing is lost and
-every error is clear."""
+"""Killed at random moments, on a full disk, with a damaged checkpoint, by two processes at once: nothing is lost and every error is clear."""
 
 import os
 import random
@@ -24,16 +23,12 @@ from cdrl.config import get_config
 from cdrl.datasets import load_dataset
 from cdrl.trainer import Trainer
 folder = Path(sys.argv[1])
-energy = dict(ebm_channels=8, ebm_channel_mult=[1], ebm_n_blocks=1)
-initializer = dict(init_channels=8, init_channel_mult=[1], init_n_blocks=1, init_dropout=0.1)
-settings = dict(**energy, **initializer, batch_size=8, n_langevin=1, conditional=True, steps=900)
+settings = dict(ebm_channels=8, ebm_channel_mult=[1], ebm_n_blocks=1, init_channels=8, init_channel_mult=[1], init_n_blocks=1, init_dropout=0.1, batch_size=8, n_langevin=1, conditional=True, steps=900)
 trainer, kept = Trainer(get_config("digits", **settings), load_dataset("digits"), log_every=7), Checkpoints(folder)
 if kept.all(): trainer.load_checkpoint(kept.newest())
 print("from", trainer.step, flush=True)
 trainer.fit(callbacks=[(4, kept.save)], checkpoints=kept)
-weights = [p.detach() for p in trainer.ema.parameters()]
-history = [{k: v for k, v in h.items() if k != "seconds"} for h in trainer.history]
-torch.save(dict(weights=weights, history=history), folder / "done.pt")
+torch.save(dict(weights=[p.detach() for p in trainer.ema.parameters()], history=[{k: v for k, v in h.items() if k != "seconds"} for h in trainer.history]), folder / "done.pt")
 """
 
 
@@ -54,7 +49,7 @@ def test_killed_at_ten_random_moments_is_bit_identical(tmp_path):
     while not (tmp_path / "killed/done.pt").exists():
         process, lines = start(tmp_path / "killed")
         if kills == 6:
-            assert any("is truncated or altered" in line for line in lines)  # damaged after the sixth kill, below
+            assert any("is truncated or altered" in l for l in lines)  # damaged after the sixth kill, below
         if kills < 12:
             moments.append((lines[-1].strip(), delay := chance.uniform(0, 0.5)))
             time.sleep(delay)

@@ -40,18 +40,13 @@ def weights_by_formula(layout):
 
 def authors_file(pi, p, pi_ema=None, p_ema=None):
     """A dict like theirs: DistributedDataParallel's prefix, moving averages as plain lists without the buffers."""
-
-    def ddp(d):
-        return {f"module.{k}": v for k, v in d.items()}
-
-    def ema(d):
-        return dict(
-            decay=0.9999,
-            num_updates=1,
-            collected_params=None,
-            shadow_params=[v for k, v in d.items() if not k.endswith(("weight_u", "weight_v"))],
-        )
-
+    ddp = lambda d: {f"module.{k}": v for k, v in d.items()}
+    ema = lambda d: dict(
+        decay=0.9999,
+        num_updates=1,
+        collected_params=None,
+        shadow_params=[v for k, v in d.items() if not k.endswith(("weight_u", "weight_v"))],
+    )
     return dict(
         pi_state_dict=ddp(pi),
         p_state_dict=ddp(p),
@@ -82,10 +77,7 @@ def close(ours, theirs):
 @pytest.mark.parametrize("ema", [False, True])
 def test_outputs_and_gradients_are_the_authors(tmp_path, small, x, ema):
     pi, p = small
-
-    def zero(d):
-        return {k: v if k.endswith(("weight_u", "weight_v")) else torch.zeros_like(v) for k, v in d.items()}
-
+    zero = lambda d: {k: v if k.endswith(("weight_u", "weight_v")) else torch.zeros_like(v) for k, v in d.items()}
     file = (
         authors_file(zero(pi), zero(p), pi, p) if ema else authors_file(pi, p, zero(pi), zero(p))
     )  # the other half is wrong on purpose

@@ -1,5 +1,4 @@
-"""The paper's presets at full network size, two steps and four samples, from files in the true formats. Slow: pytest -m
-slow tests/test_paper_scale.py (some minutes)."""
+"""The paper's presets at full network size, two steps and four samples, from files in the true formats. Slow: pytest -m slow tests/test_paper_scale.py (some minutes)."""
 
 import json
 

@@ -1,5 +1,4 @@
-"""Two iterations of Algorithm 1, read off the paper line by line, without any of the package's schedule, losses,
-sampler or optimiser: the trainer must give the same weights."""
+"""Two iterations of Algorithm 1, read off the paper line by line, without any of the package's schedule, losses, sampler or optimiser: the trainer must give the same weights."""
 
 import copy
 import math

@@ -1,5 +1,4 @@
-"""Both phases of training, where one process is not the whole story: on two processes, in bf16, with every kind of
-initializer, and on points."""
+"""Both phases of training, where one process is not the whole story: on two processes, in bf16, with every kind of initializer, and on points."""
 
 from dataclasses import asdict
 

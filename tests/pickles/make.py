@@ -1,7 +1,6 @@
 """Write the pickles of this folder: run with each Python and NumPy in turn (2.7 with 1.16.6, 3.6 with 1.13.3, …).
 
-The same small dictionary, as batches of CIFAR and ImageNet have it, in every protocol (-p); by Python 2 also with
-cPickle (-c).
+The same small dictionary, as batches of CIFAR and ImageNet have it, in every protocol (-p); by Python 2 also with cPickle (-c).
 """
 
 import pickle
