@@ -111,15 +111,15 @@ def read_parameters(
 def settings_cell() -> list:  # lines
     "Lines of a parameters cell for all settings of `Config` but the dataset; None is the preset's value."
     lines = []
-    for line in inspect.getsource(Config).splitlines():
+    parts = [inspect.getsource(part) for part in reversed(Config.__mro__) if part is not object]
+    for line in "\n".join(parts).splitlines():
         if re.fullmatch(r"    # .*", line):
             lines.append(line.strip())
             continue
         setting = re.fullmatch(r"    (?P<name>\w+): (?P<kind>\w+) = .*?# (?P<words>.*)", line)
         if setting and setting["name"] != "dataset":
             kind = "list" if setting["kind"] == "tuple" else setting["kind"]
-            start = f"{setting['name']}: {kind} = None"
-            lines.append(f"{start:<33}# {setting['words']}")
+            lines.append(f"{setting['name']}: {kind} = None  # {setting['words']}")
     return lines
 
 # %% ../../nbs/20_parameters.ipynb #7541b3c8
