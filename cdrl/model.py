@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import torch
 from fastcore.basics import patch
 from safetensors.torch import load_file, save_file

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .schedule import RowGenerator, randn
+from .schedule import RowGenerator
 
 # %% ../nbs/08a_parallel.ipynb #4aed25ac
 def join_group() -> str:  # device of this process

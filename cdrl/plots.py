@@ -9,12 +9,13 @@ __all__ = ['draw_samples', 'log_axis', 'sample_rows', 'class_rows', 'plot_histor
 # %% ../nbs/12_plots.ipynb #4c3cf983
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 from torchvision.utils import make_grid
+
+from .extras import lab_package
 
 # %% ../nbs/12_plots.ipynb #f50293cb
 def draw_samples(
@@ -86,7 +87,7 @@ def plot_history(
 ) -> Figure:
     """Energy gap, losses and gradient norms against the iteration; the raw values in grey. A dashed line marks the end
     of a warm start."""
-    h = pd.DataFrame(history)
+    h = lab_package("pandas").DataFrame(history)
     panels = [
         ("score_loss", "loss of score matching"),
         ("energy_gap", "energy gap  $f(y^+) - f(y^-)$"),
@@ -118,7 +119,7 @@ def plot_quality(
     floors: dict = {},  # column: value that real test data has
 ) -> Figure:
     "Metrics against training time in minutes, on log axes, with the real data's own value dashed."
-    d = pd.DataFrame(rows)
+    d = lab_package("pandas").DataFrame(rows)
     fig, axs = plt.subplots(1, len(metrics), figsize=(3.4 * len(metrics), 2.6), squeeze=False)
     for ax, (k, label) in zip(axs[0], metrics.items()):
         ax.plot(d.seconds / 60, d[k], "o-", ms=3)
@@ -163,7 +164,7 @@ def plot_density(
 # %% ../nbs/12_plots.ipynb #4f97423d
 def metrics_table(
     d: dict,  # name: value
-) -> pd.DataFrame:
+):  # pandas.DataFrame
     "Numbers of a run as a two-column table; nested entries are written out."
-    flat = pd.json_normalize(d, sep=" ").T
+    flat = lab_package("pandas").json_normalize(d, sep=" ").T
     return flat.set_axis(["value"], axis=1)

@@ -19,9 +19,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .checkpoints import Checkpoints, read_checkpoint
-from .config import Config, build_model, get_config
+from .config import Config, build_model
 from .data import BatchStream
-from .datasets import load_dataset
 from .gaussian import moment_batches
 from .guard import DivergenceError, check_row, checkpoint_to_go_back_to, next_attempt
 from .initializer import draw_initial
