@@ -15,9 +15,10 @@ from cdrl.config import build_model, get_config
 from cdrl.data import BatchStream
 from cdrl.datasets import load_dataset
 from cdrl.ebm import EBM
-from cdrl.experiment import open_run, pick_device, read_report
 from cdrl.files import read_image
 from cdrl.guard import DivergenceError
+from cdrl.lab.reports import read_report
+from cdrl.lab.runs import open_run, pick_device
 from cdrl.layers import EnergyBlock
 from cdrl.metrics import InceptionFeatures, frechet_distance, load_classifier, precision_recall
 from cdrl.model import CDRL

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 from cdrl.config import get_config
-from cdrl.experiment import read_distance
+from cdrl.lab.runs import read_distance
 
 TINY = dict(
     minutes=0.01,

@@ -8,7 +8,7 @@ import torch
 from cdrl.checkpoints import Checkpoints
 from cdrl.config import build_model, get_config
 from cdrl.datasets import load_dataset
-from cdrl.experiment import pick_device
+from cdrl.lab.runs import pick_device
 from cdrl.layers import frozen
 from cdrl.model import CDRL
 from cdrl.recorded_gradients import record_chains

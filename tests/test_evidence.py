@@ -2,7 +2,6 @@
 
 import json
 import math
-from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -12,8 +11,8 @@ import yaml
 from conftest import ROOT
 from papermill.exceptions import PapermillExecutionError
 
-from cdrl.claims import judge_claim, load_claims
-from cdrl.experiment import expand_grid
+from cdrl.lab.claims import judge_claim, load_claims
+from cdrl.lab.grid import expand_grid
 
 SHORT = dict(
     iterations=4,
@@ -156,7 +155,7 @@ def test_the_grid_of_ablations_names_every_study_once():
         and len({s for s, _ in pairs}) == 9
         and {("initializer", "fashion_small"), ("recipe", "fashion_small")} <= set(pairs)
     )
-    assert f"--array=0-{len(pairs) - 1} " in (ROOT / "nbs/13_experiment.ipynb").read_text()  # a job for every run
+    assert f"--array=0-{len(pairs) - 1} " in (ROOT / "nbs/24_grid.ipynb").read_text()  # a job for every run
 
 
 def test_acceleration(notebook, trained):

@@ -18,7 +18,8 @@ from conftest import ROOT, TINY
 from safetensors.torch import load_file
 
 from cdrl.config import PRESETS, Config
-from cdrl.experiment import lock_folder, settings_cell
+from cdrl.lab.parameters import settings_cell
+from cdrl.lab.runs import lock_folder
 from cdrl.model import CDRL
 
 EXPERIMENTS = [nb for nb in sorted((ROOT / "nbs").glob("*.ipynb")) if not nb.name[:2].isdigit() and nb.stem != "index"]
@@ -415,7 +416,7 @@ def test_grid_runs_on_after_a_failure_and_skips_what_is_finished(tmp_path):
         [
             sys.executable,
             "-m",
-            "cdrl.experiment",
+            "cdrl.lab.grid",
             str(tmp_path / "grid.yaml"),
             "--reports",
             str(tmp_path / "reports"),

@@ -3,14 +3,14 @@
 import ast
 import json
 import re
-from pathlib import Path
 
 import nbformat
 import pytest
 from conftest import ROOT
 
-from cdrl.claims import load_findings
-from cdrl.front import Reports, findings_table, judge_all, notebook_map, times_table, verdict_counts, zoo_table
+from cdrl.lab.claims import judge_all, load_findings
+from cdrl.lab.front import findings_table, notebook_map, times_table, verdict_counts, zoo_table
+from cdrl.lab.reports import Reports
 
 README = (ROOT / "README.md").read_text()
 INDEX = nbformat.read(ROOT / "nbs/index.ipynb", as_version=4)
@@ -73,7 +73,7 @@ def test_what_a_newcomer_looks_for_is_one_click_away():
         "reports/evaluate-emoji/evaluate.ipynb",
         "reports/baselines-digits/baselines.ipynb",
         "reports/results/figures/front.png",
-        "nbs/13_experiment.ipynb",
+        "nbs/24_grid.ipynb",
     ):
         assert target in found, target
 

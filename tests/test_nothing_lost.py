@@ -12,7 +12,7 @@ from conftest import ROOT, TINY
 
 from cdrl.config import get_config
 from cdrl.datasets import load_dataset
-from cdrl.experiment import lock_folder, open_run
+from cdrl.lab.runs import lock_folder, open_run
 from cdrl.trainer import Trainer
 
 WORKER = """
@@ -75,9 +75,7 @@ def test_a_second_process_on_the_same_run_is_refused(notebook, tmp_path):
     run = open_run(tmp_path / "reports", "busy", "", {})
     (run.folder / "checkpoints").mkdir()
     (run.folder / "checkpoints/checkpoint-00000001-0.pt").write_bytes(b"")
-    code = (
-        f"from cdrl.experiment import open_run; open_run({str(tmp_path / 'reports')!r}, 'busy', '', {{}}, resume=True)"
-    )
+    code = f"from cdrl.lab.runs import open_run; open_run({str(tmp_path / 'reports')!r}, 'busy', '', {{}}, resume=True)"
     r = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert r.returncode and f"run 'busy' is in use by process {os.getpid()}" in r.stderr
     run.close()

@@ -13,28 +13,16 @@ import torch
 import yaml
 from conftest import ROOT
 
-import cdrl.experiment
-import cdrl.launch
+import cdrl.lab.grid
+import cdrl.lab.launch
 from cdrl.composition import concept_evidence, sample_composed
 from cdrl.config import build_model, get_config
-from cdrl.datasets import load_dataset
 from cdrl.detection import fpr95, ood_scores
-from cdrl.experiment import (
-    LOCK,
-    RUNNER_LOCK,
-    expand_grid,
-    is_locked,
-    lock_folder,
-    open_run,
-    report_scores,
-    run_grid,
-    run_one,
-    run_state,
-    settings_of,
-    write_json,
-)
 from cdrl.inpainting import inpaint, inpainting_masks, known_log_weight
-from cdrl.launch import folder_config
+from cdrl.lab.grid import expand_grid, run_grid, run_one, run_state
+from cdrl.lab.launch import folder_config
+from cdrl.lab.reports import report_scores
+from cdrl.lab.runs import LOCK, RUNNER_LOCK, is_locked, lock_folder, open_run, settings_of, write_json
 from cdrl.metrics import SmallClassifier, inception_scores, load_classifier, nearest, save_classifier
 
 SMALL = dict(
@@ -180,7 +168,7 @@ def test_a_run_that_failed_before_its_first_result_gives_its_name_back(refused, 
     def stop(*a, **k):
         raise RuntimeError("no samples today")
 
-    monkeypatch.setattr(cdrl.launch, "draw_features", stop)
+    monkeypatch.setattr(cdrl.lab.launch, "draw_features", stop)
     for n in (40, 50):  # the second time, too
         assert "no samples today" in refused("evaluate", run="mine", n_samples=n, n_reference=64)
         gc.collect()  # a kernel that ends closes its lock
@@ -250,7 +238,7 @@ def folder_of(tmp_path, kind):
 @pytest.fixture
 def papermill(monkeypatch):
     """Stands for papermill's process: keeps what the folder holds when it would start, and fails."""
-    calls, run = [], cdrl.experiment.subprocess.run
+    calls, run = [], cdrl.lab.grid.subprocess.run
 
     def fake(command, **options):
         if "papermill" not in command:
@@ -262,7 +250,7 @@ def papermill(monkeypatch):
         time.sleep(0.2)
         return SimpleNamespace(returncode=1, stderr="it failed")
 
-    monkeypatch.setattr(cdrl.experiment.subprocess, "run", fake)
+    monkeypatch.setattr(cdrl.lab.grid.subprocess, "run", fake)
     return calls
 
 

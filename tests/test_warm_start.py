@@ -9,8 +9,8 @@ from conftest import TINY
 
 from cdrl.config import get_config
 from cdrl.datasets import load_dataset
-from cdrl.experiment import open_run
-from cdrl.launch import launch
+from cdrl.lab.launch import launch
+from cdrl.lab.runs import open_run
 from cdrl.model import CDRL
 from cdrl.trainer import Trainer
 
