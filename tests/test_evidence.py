@@ -1,10 +1,7 @@
 """Ablations, acceleration and the table of results run end to end through papermill, go on after an interruption, and refuse what they do not know."""
 
 import json
-import math
 
-import nbformat
-import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -15,8 +12,8 @@ from cdrl.lab.claims import judge_claim, load_claims
 from cdrl.lab.grid import expand_grid
 
 SHORT = dict(
-    iterations=4,
-    search_iterations=2,
+    minutes=0.004,
+    search_minutes=0.002,
     seeds=[0, 1],
     search=[1.0],
     snapshots=1,
@@ -42,11 +39,8 @@ def test_ablation_and_its_resumption(notebook):
     (run / "parts.json").write_text(json.dumps(parts[:-1]))  # as if stopped before the last training
     notebook("ablation", study="variance_reduction", resume=True, **SHORT)
     again = json.loads((run / "parts.json").read_text())
-    assert (
-        again[:-1] == parts[:-1]
-        and again[-1]["key"] == parts[-1]["key"]
-        and again[-1]["value"] == pytest.approx(parts[-1]["value"], rel=1e-3)
-    )
+    assert again[:-1] == parts[:-1] and again[-1]["key"] == parts[-1]["key"]
+    assert again[-1]["value"] == pytest.approx(parts[-1]["value"], rel=1e-3)
     assert (
         len(json.loads((run / "metrics.json").read_text())["gradient_variance"]) == 3
         and (run / "figures/samples.png").exists()
@@ -69,13 +63,13 @@ def test_ablation_and_its_resumption(notebook):
         "noise_schedule cosine",
         "noise_schedule linear",
     }  # not the sigmoid
-    with pytest.raises(PapermillExecutionError, match="its iterations differ"):
+    with pytest.raises(PapermillExecutionError, match="its minutes differ"):
         notebook(
             "ablation",
             study="init_noise",
             share=["ablation-variance_reduction-digits"],
             run="other",
-            **{**SHORT, "iterations": 5},
+            **{**SHORT, "minutes": 0.005},
         )
 
 
@@ -108,43 +102,14 @@ def test_ablation_of_points_with_arms_of_different_cost(notebook):
     [
         (dict(study="magic"), "choose one of initializer"),
         (dict(search=[]), "must not be empty"),
-        (dict(iterations=0), "iterations"),
+        (dict(minutes=0), "minutes is 0"),
+        (dict(warm_time=1), "share of the time"),
         (dict(steps=3), "steps"),
         (dict(only=["magic"]), "choose from cooperative"),
     ],
 )
 def test_ablation_refuses(refused, parameters, message):
     assert message in refused("ablation", **{**SHORT, **parameters})
-
-
-def test_a_rate_that_diverges_after_the_search_is_given_up():
-    source = next(
-        c.source for c in nbformat.read(ROOT / "nbs/ablation.ipynb", as_version=4).cells if "gave_up = " in c.source
-    )
-    limits = dict(sound=9.0, late=2.0, hopeless=0.1)  # the largest factor that seed 1 survives
-    names = dict(
-        arms=limits,
-        p=dict(search=[0.3, 3.0, 1.0], seeds=[0, 1]),
-        reference=10,
-        LAG=0.1,
-        np=np,
-        math=math,
-        cost=lambda arm: 0.5 if arm == "late" else 1.0,
-        once=lambda *key, work: work(),
-        searched=lambda arm, factor: dict(diverged=False, value=1 / factor),
-        trained=lambda arm, seed, steps, factor: dict(diverged=seed == 1 and factor > limits[arm], steps=steps),
-    )
-    exec(source[source.index("best, runs, gave_up") :], names)
-    assert names["best"] == dict(sound=3.0, late=1.0, hopeless=0.3) and names["gave_up"] == dict(
-        late=[3.0], hopeless=[3.0, 1.0]
-    )
-    assert [(r["arm"], r["seed"]) for r in names["runs"] if r["diverged"]] == [("hopeless", 1)] * 2 and len(
-        names["runs"]
-    ) == 12
-    assert {(r["budget"], r["steps"]) for r in names["runs"] if r["arm"] == "late"} == {
-        ("equal minutes", 20),
-        ("equal iterations", 10),
-    }
 
 
 def test_the_grid_of_ablations_names_every_study_once():
