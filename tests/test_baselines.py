@@ -1,5 +1,5 @@
-"""The comparison at equal time runs end to end with the arms that are installed, and names those that are not; it goes on
-after an interruption, and refuses what it does not know."""
+"""The comparison at equal time runs end to end with the arms that are installed, and names those that are not; it goes
+on after an interruption, and refuses what it does not know."""
 
 import json
 import math

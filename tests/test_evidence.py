@@ -1,4 +1,5 @@
-"""Ablations, acceleration and the table of results run end to end through papermill, go on after an interruption, and refuse what they do not know."""
+"""Ablations, acceleration and the table of results run end to end through papermill, go on after an interruption, and
+refuse what they do not know."""
 
 import json
 
@@ -149,7 +150,8 @@ def test_acceleration(notebook, trained):
 
 
 def ablation(arm, outcome, ratio, **more):
-    """Metrics of a study with three seeds whose first arm has a mean of 1, and another arm one of `ratio`; with "undecided", one seed disagrees."""
+    """Metrics of a study with three seeds whose first arm has a mean of 1, and another arm one of `ratio`; with
+    "undecided", one seed disagrees."""
     last = 0.5 if outcome == "undecided" else ratio
     seeds = {
         "cooperative": [0.9, 1.0, 1.1],

@@ -1,4 +1,5 @@
-"""Every experiment runs end to end through papermill, leaves what it promises, resumes bit for bit, and refuses what it does not know."""
+"""Every experiment runs end to end through papermill, leaves what it promises, resumes bit for bit, and refuses what it
+does not know."""
 
 import json
 import re
@@ -412,20 +413,12 @@ def test_grid_runs_on_after_a_failure_and_skips_what_is_finished(tmp_path):
     spec["base"]["ebm_lr"] = 1.0e-3
     spec["runs"] = [dict(seed=2, ebm_lr="fast")]  # refused by the notebook
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(spec))
-    run = lambda *more: subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "cdrl.lab.grid",
-            str(tmp_path / "grid.yaml"),
-            "--reports",
-            str(tmp_path / "reports"),
-            *more,
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "-m", "cdrl.lab.grid", str(tmp_path / "grid.yaml"), "--reports"]
+
+    def run(*more):
+        given = [*command, str(tmp_path / "reports"), *more]
+        return subprocess.run(given, cwd=ROOT, capture_output=True, text=True)
+
     first = run("--only", "0")
     assert first.returncode == 0 and "g-0-0.001: finished" in first.stdout, first.stderr
     second = run("--workers", "1")

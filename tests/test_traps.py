@@ -1,4 +1,5 @@
-"""Situations in which a user would lose work, be led in a circle, or read a wrong number: each kind of them in a table."""
+"""Situations in which a user would lose work, be led in a circle, or read a wrong number: each kind of them in a
+table."""
 
 import gc
 import json
