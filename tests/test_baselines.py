@@ -13,8 +13,10 @@ import torch
 
 from cdrl.config import get_config
 from cdrl.guard import DivergenceError
+from cdrl.lab.claims import Rival
 from cdrl.lab.compare import Arm, Comparison, Judge, as_table
 from cdrl.lab.parameters import json_ready
+from cdrl.lab.results import baseline_rows
 from cdrl.lab.rivals import missing_peers
 
 TINY = dict(
@@ -72,6 +74,8 @@ def test_all_arms_that_are_installed(notebook, dataset, metric):
             assert w["evaluations"] == count[w["arm"]] - (w["arm"] == "ebmkit DRL")
     ddpm = [f"{a}, {n} evaluations" for a in ours if "DDPM" in a for n in (T, 5)]
     assert set(metrics["verdicts"]) == {f"CDRL / {a}" for a in [*arms, *ddpm] if a != "CDRL"}
+    assert len(baseline_rows(metrics)) == len(metrics["results"]) + len(metrics["otherwise"])  # the tables can read it
+    assert all(Rival(theirs).judge(metrics) is not None for theirs in (None, "DDPM", "DDPM, 5 evaluations"))
     more = next(w for w in metrics["otherwise"] if w["arm"] == "DDPM" and w["evaluations"] == 5)
     verdicts = metrics["verdicts"]
     assert verdicts["CDRL / DDPM, 5 evaluations"]["theirs"]["mean"] == pytest.approx(more["mean"])

@@ -9,8 +9,9 @@ import yaml
 from conftest import ROOT
 from papermill.exceptions import PapermillExecutionError
 
-from cdrl.lab.claims import judge_claim, load_claims
+from cdrl.lab.claims import Beats, judge_claim, load_claims
 from cdrl.lab.grid import expand_grid
+from cdrl.lab.results import ablation_rows
 
 SHORT = dict(
     minutes=0.004,
@@ -35,6 +36,9 @@ def test_ablation_and_its_resumption(notebook):
         v["ratio"] > 0 for v in metrics["gradient_variance"]
     )
     assert metrics["verdicts"]["equal iterations"]["two noises"]["ratio"] > 0
+    assert [row["arm"] for row in ablation_rows(metrics)] == ["one noise", "two noises"]  # the tables can read it
+    judged = Beats("two noises").judge(metrics)
+    assert "against" in judged.parts[0] and "of 2 seeds" in judged.parts[1]
     parts = json.loads((run / "parts.json").read_text())
     (run / "metrics.json").unlink()
     (run / "parts.json").write_text(json.dumps(parts[:-1]))  # as if stopped before the last training
@@ -72,6 +76,23 @@ def test_ablation_and_its_resumption(notebook):
             run="other",
             **{**SHORT, "minutes": 0.005},
         )
+
+
+def test_recipe(notebook):
+    only = ["base, warm, recovery, absent", "no base, warm, cooperative", "DDPM"]
+    settings = dict(dataset="digits_small", minutes=0.004, seeds=[0, 1], snapshots=2, only=only)
+    run = notebook("recipe", **settings, n_progress=32, n_samples=32, n_reference=64) / "recipe-digits_small"
+    metrics = json.loads((run / "metrics.json").read_text())
+    arms = ["base, warm, recovery, cooperative", *only]
+    assert [r["arm"] for r in metrics["results"]] == arms
+    assert [v["rival"] for v in metrics["verdicts"]] == only and all(v["n_seeds"] == 2 for v in metrics["verdicts"])
+    ways = {(w["arm"], w["way"]) for w in metrics["otherwise"]}
+    long = {(arm, "long") for arm in arms[:3]}
+    assert ways == long | {(arms[0], "alone"), (arms[2], "alone"), ("DDPM", "100 evaluations")}
+    figures = {f.name for f in (run / "figures").glob("*.png")}
+    assert figures == {"parts.png", "curves.png", "samples.png"}
+    curves = pd.read_csv(run / "curves.csv")
+    assert list(curves.groupby("arm").step.max()[arms[:1]]) == [metrics["results"][0]["steps"]]
 
 
 @pytest.mark.slow

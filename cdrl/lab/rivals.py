@@ -62,7 +62,7 @@ def power_average(
     keep = (1 - share) ** POWER
     torch._foreach_lerp_(averaged, current, 1 - keep)
 
-# %% ../../nbs/26a_rivals.ipynb #953385db
+# %% ../../nbs/26a_rivals.ipynb #3e032680
 def in_batches(
     n: int,
     draw,  # how many → samples
@@ -72,7 +72,7 @@ def in_batches(
     x = torch.cat([draw(min(size, n - i)).detach() for i in range(0, n, size)])
     return torch.where(x.isfinite(), x.clamp(-1, 1), x) if x.dim() == 4 else x
 
-# %% ../../nbs/26a_rivals.ipynb #b25aa070
+# %% ../../nbs/26a_rivals.ipynb #7c6ea7dc
 class LossLearner:
     "A learner for `Arm`: a network that descends the `loss` of a subclass with the preset's recipe."
 
@@ -92,7 +92,7 @@ class LossLearner:
         self.net, self.config, self.data, self.device = net.to(device), config, data, device
         self.parameters = sum(q.numel() for q in net.parameters())
         self.steps, self.done = steps, 0
-        paces = {k: share / steps[k] for k, share in (phases or {}).items()}
+        paces = {k: share / steps[k] for k, share in (phases or {}).items() if k in steps}
         first = next(iter(paces.values()), 1.0)
         self.costs = {k: paces.get(k, 1.0) / first for k in steps}  # of an iteration, in those of the first phase
         self.optimizer = torch.optim.Adam(net.parameters(), lr, fused=True)
@@ -199,7 +199,7 @@ def ddpm_arm(
 
     return Arm(name, make, ways={f"{n} evaluations": dict(n_steps=n) for n in counts})
 
-# %% ../../nbs/26a_rivals.ipynb #dcd07f34
+# %% ../../nbs/26a_rivals.ipynb #51857e15
 PEER_LR = 1e-3  # Adam's usual rate, times the factor of the search
 
 
@@ -207,7 +207,7 @@ def peer_size(net: torch.nn.Module) -> int:
     "The number of a network's weights."
     return sum(q.numel() for q in net.parameters())
 
-# %% ../../nbs/26a_rivals.ipynb #34c0bfe9
+# %% ../../nbs/26a_rivals.ipynb #5a90f90a
 def ebmkit_net(
     shape: tuple,  # of a sample
     n_weights: int,  # at least
@@ -223,7 +223,7 @@ def ebmkit_net(
 
     return next(net for net in map(build, range(16, 4096, 8)) if peer_size(net) >= n_weights)
 
-# %% ../../nbs/26a_rivals.ipynb #43b0aa82
+# %% ../../nbs/26a_rivals.ipynb #fe03ebff
 class EbmkitLearner(LossLearner):
     "ebmkit's diffusion recovery likelihood."
 
@@ -268,7 +268,7 @@ class EbmkitLearner(LossLearner):
             torch.manual_seed(seed)
             return in_batches(n, draw)
 
-# %% ../../nbs/26a_rivals.ipynb #5e9947b6
+# %% ../../nbs/26a_rivals.ipynb #d2039a1f
 def one_level_energy(
     config,  # `Config`
     data,  # training data from `load_dataset`
@@ -289,7 +289,7 @@ def one_level_energy(
     torch.manual_seed(seed)
     return Energy()
 
-# %% ../../nbs/26a_rivals.ipynb #d3447a26
+# %% ../../nbs/26a_rivals.ipynb #edd84380
 EM_PHASES = {"transport": 2 / 3, "contrastive": 1 / 3}  # shares of the time
 
 
@@ -341,7 +341,7 @@ class EMLearner(LossLearner):
 
         return in_batches(n, draw)
 
-# %% ../../nbs/26a_rivals.ipynb #64fcfac6
+# %% ../../nbs/26a_rivals.ipynb #31dc044d
 class PCDLearner(LossLearner):
     "torchebm's persistent contrastive divergence."
 
@@ -391,7 +391,7 @@ class PCDLearner(LossLearner):
         starts = iter(self.first(n, g, start).split(256))
         return in_batches(n, lambda n: sampler.sample(x=next(starts), n_steps=self.N, generator=g))
 
-# %% ../../nbs/26a_rivals.ipynb #c95c120e
+# %% ../../nbs/26a_rivals.ipynb #ca4563fd
 PEERS = {  # arm: package, the module that it is imported as, its learner, phases and other ways to sample
     "ebmkit DRL": ("ebmkit", "ebm", EbmkitLearner, {"training": 1.0}, {"with its last noise": dict(denoise=False)}),
     "torchebm EM": ("torchebm", "torchebm", EMLearner, EM_PHASES, {}),
@@ -403,7 +403,7 @@ def missing_peers() -> dict:  # {arm: package}
     "The arms whose package is not installed."
     return {arm: package for arm, (package, module, *_) in PEERS.items() if find_spec(module) is None}
 
-# %% ../../nbs/26a_rivals.ipynb #913a6ce6
+# %% ../../nbs/26a_rivals.ipynb #9118565a
 def peer_arm(
     name: str,  # of `PEERS`
     config,  # `Config` of a preset, for batch, clipping, decay, and the size of networks
