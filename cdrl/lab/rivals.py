@@ -9,6 +9,7 @@ __all__ = ['WARM_UP', 'POWER', 'PEER_LR', 'EM_PHASES', 'PEERS', 'ancestral', 'po
 
 # %% ../../nbs/26a_rivals.ipynb #e68911ac
 import math
+from dataclasses import replace
 from importlib.util import find_spec
 
 import torch
@@ -62,7 +63,7 @@ def power_average(
     keep = (1 - share) ** POWER
     torch._foreach_lerp_(averaged, current, 1 - keep)
 
-# %% ../../nbs/26a_rivals.ipynb #3e032680
+# %% ../../nbs/26a_rivals.ipynb #8bb9f836
 def in_batches(
     n: int,
     draw,  # how many → samples
@@ -72,7 +73,7 @@ def in_batches(
     x = torch.cat([draw(min(size, n - i)).detach() for i in range(0, n, size)])
     return torch.where(x.isfinite(), x.clamp(-1, 1), x) if x.dim() == 4 else x
 
-# %% ../../nbs/26a_rivals.ipynb #7c6ea7dc
+# %% ../../nbs/26a_rivals.ipynb #720d7c24
 class LossLearner:
     "A learner for `Arm`: a network that descends the `loss` of a subclass with the preset's recipe."
 
@@ -85,7 +86,6 @@ class LossLearner:
         seed: int,
         steps: dict,  # {phase: iterations}
         phases: dict | None = None,  # {phase: share of the time}; None: all iterations cost the same
-        batch_size: int | None = None,  # None: the config's
         device: str = "cpu",
     ) -> None:
         "All that a training needs besides its loss."
@@ -98,7 +98,7 @@ class LossLearner:
         self.optimizer = torch.optim.Adam(net.parameters(), lr, fused=True)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.rate)
         self.average = AveragedModel(self.net, multi_avg_fn=self.update_average)
-        self.stream = BatchStream(data, batch_size or config.batch_size, torch.Generator().manual_seed(seed), False)
+        self.stream = BatchStream(data, config.batch_size, torch.Generator().manual_seed(seed), False)
         self.generator = torch.Generator(device).manual_seed(seed)
 
     def time(self, step: int) -> float:
@@ -112,9 +112,8 @@ class LossLearner:
 
     def update_average(self, averaged, current, n_averaged):
         "As `AveragedModel` wants it."
-        now = self.time(int(n_averaged) + 1)
-        share = (now - self.time(int(n_averaged))) / now if now else 1.0
-        power_average(averaged, current, share)
+        before, now = self.time(int(n_averaged)), self.time(int(n_averaged) + 1)
+        power_average(averaged, current, (now - before) / now)
 
     def advance(self, n: int) -> None:
         "Train for n iterations. Raises `DivergenceError` when the loss or its gradient is not finite."
@@ -199,7 +198,7 @@ def ddpm_arm(
 
     return Arm(name, make, ways={f"{n} evaluations": dict(n_steps=n) for n in counts})
 
-# %% ../../nbs/26a_rivals.ipynb #51857e15
+# %% ../../nbs/26a_rivals.ipynb #aaa97111
 PEER_LR = 1e-3  # Adam's usual rate, times the factor of the search
 
 
@@ -207,7 +206,7 @@ def peer_size(net: torch.nn.Module) -> int:
     "The number of a network's weights."
     return sum(q.numel() for q in net.parameters())
 
-# %% ../../nbs/26a_rivals.ipynb #5a90f90a
+# %% ../../nbs/26a_rivals.ipynb #b9d59a88
 def ebmkit_net(
     shape: tuple,  # of a sample
     n_weights: int,  # at least
@@ -223,7 +222,7 @@ def ebmkit_net(
 
     return next(net for net in map(build, range(16, 4096, 8)) if peer_size(net) >= n_weights)
 
-# %% ../../nbs/26a_rivals.ipynb #fe03ebff
+# %% ../../nbs/26a_rivals.ipynb #e636618a
 class EbmkitLearner(LossLearner):
     "ebmkit's diffusion recovery likelihood."
 
@@ -268,7 +267,7 @@ class EbmkitLearner(LossLearner):
             torch.manual_seed(seed)
             return in_batches(n, draw)
 
-# %% ../../nbs/26a_rivals.ipynb #d2039a1f
+# %% ../../nbs/26a_rivals.ipynb #1ebad12e
 def one_level_energy(
     config,  # `Config`
     data,  # training data from `load_dataset`
@@ -289,14 +288,14 @@ def one_level_energy(
     torch.manual_seed(seed)
     return Energy()
 
-# %% ../../nbs/26a_rivals.ipynb #edd84380
+# %% ../../nbs/26a_rivals.ipynb #306c1f35
 EM_PHASES = {"transport": 2 / 3, "contrastive": 1 / 3}  # shares of the time
 
 
 class EMLearner(LossLearner):
     "torchebm's energy matching: transport first, then the contrastive term too."
 
-    STEP, TURN = 0.01, 0.8  # step of the sampler, time at which the temperature begins to rise
+    STEP, TURN, BATCH = 0.01, 0.8, 128  # step of the sampler; when the temperature begins to rise; points in a batch
     IMAGES = dict(n_steps=325, heat=0.01, end=3.25, weight=1e-3, knobs=dict(flow_weight_cutoff=1.0))
     POINTS = dict(n_steps=200, heat=0.15, end=1.0, weight=2.0, knobs=dict(cd_trim_fraction=0.0, cd_clamp=None))
 
@@ -311,8 +310,8 @@ class EMLearner(LossLearner):
         coupling = SinkhornCoupling(reg=0.01)
         options = dict(coupling=coupling, lambda_cd=0.0, device=device, **heat, **self.rule["knobs"])
         self.objective = EnergyMatchingLoss(model=net, **options)
-        batch = None if images else 128
-        self.start(net, PEER_LR * factor, config, data, seed, steps, EM_PHASES, batch, device)
+        config = config if images else replace(config, batch_size=self.BATCH)
+        self.start(net, PEER_LR * factor, config, data, seed, steps, EM_PHASES, device)
         torch.manual_seed(seed)
 
     def evaluations(self) -> int:
@@ -341,7 +340,7 @@ class EMLearner(LossLearner):
 
         return in_batches(n, draw)
 
-# %% ../../nbs/26a_rivals.ipynb #31dc044d
+# %% ../../nbs/26a_rivals.ipynb #6c4bd4d2
 class PCDLearner(LossLearner):
     "torchebm's persistent contrastive divergence."
 
@@ -391,7 +390,7 @@ class PCDLearner(LossLearner):
         starts = iter(self.first(n, g, start).split(256))
         return in_batches(n, lambda n: sampler.sample(x=next(starts), n_steps=self.N, generator=g))
 
-# %% ../../nbs/26a_rivals.ipynb #ca4563fd
+# %% ../../nbs/26a_rivals.ipynb #b6efe15d
 PEERS = {  # arm: package, the module that it is imported as, its learner, phases and other ways to sample
     "ebmkit DRL": ("ebmkit", "ebm", EbmkitLearner, {"training": 1.0}, {"with its last noise": dict(denoise=False)}),
     "torchebm EM": ("torchebm", "torchebm", EMLearner, EM_PHASES, {}),
@@ -403,7 +402,7 @@ def missing_peers() -> dict:  # {arm: package}
     "The arms whose package is not installed."
     return {arm: package for arm, (package, module, *_) in PEERS.items() if find_spec(module) is None}
 
-# %% ../../nbs/26a_rivals.ipynb #9118565a
+# %% ../../nbs/26a_rivals.ipynb #00c5b3c7
 def peer_arm(
     name: str,  # of `PEERS`
     config,  # `Config` of a preset, for batch, clipping, decay, and the size of networks
