@@ -139,13 +139,13 @@ def trainer_arm(
     phases = {phase: share for phase, share in shares.items() if share > 0}
     return Arm(name, make, phases, ways, dict(preset=preset, warm=warm, changes=differs))
 
-# %% ../../nbs/26_compare.ipynb #88ed125f
+# %% ../../nbs/26_compare.ipynb #f88f83b2
 def preset_steps(config) -> dict:  # {phase: iterations}
     "The iterations of a config in each of its phases."
     warm = round(config.warm_start * config.steps)
     return {phase: n for phase, n in dict(warm=warm, recovery=config.steps - warm).items() if n}
 
-# %% ../../nbs/26_compare.ipynb #c8127ae1
+# %% ../../nbs/26_compare.ipynb #fc42851b
 def preset_arm(
     name: str,
     preset: str,
@@ -164,7 +164,7 @@ def preset_arm(
 
     return Arm(name, make, {phase: n / total for phase, n in phases.items()})
 
-# %% ../../nbs/26_compare.ipynb #9125013e
+# %% ../../nbs/26_compare.ipynb #2273fab9
 def arms_over(
     preset: str,
     data,  # its training data from `load_dataset`
@@ -184,7 +184,7 @@ def arms_over(
             arms.append(arm)
     return arms
 
-# %% ../../nbs/26_compare.ipynb #a17da2ef
+# %% ../../nbs/26_compare.ipynb #1ad7c5d6
 def pick_arms(
     arms: list,
     only: list | None,  # names besides the first; None: all
@@ -196,7 +196,7 @@ def pick_arms(
             raise ValueError(f"arm {name!r} of only is unknown; choose from {'; '.join(names)}")
     return [arm for i, arm in enumerate(arms) if i == 0 or only is None or arm.name in only]
 
-# %% ../../nbs/26_compare.ipynb #27fd5ab5
+# %% ../../nbs/26_compare.ipynb #59317829
 SEARCH_SEED = 1000  # of the trainings that choose the learning rates
 
 
@@ -234,7 +234,7 @@ def in_phase(arm: Arm, phase: str):
     learner.advance(len(before) + 2)
     return learner
 
-# %% ../../nbs/26_compare.ipynb #c9a3d7f2
+# %% ../../nbs/26_compare.ipynb #1133c5e5
 ROUNDS = 7  # of timing
 
 
@@ -256,7 +256,7 @@ def measure_costs(
     cost = {key: float(np.median(np.array(s) / first) * np.median(first)) for key, s in seconds.items()}
     return {arm.name: {phase: cost[arm.name, phase] for phase in arm.phases} for arm in arms}
 
-# %% ../../nbs/26_compare.ipynb #bc86f5fe
+# %% ../../nbs/26_compare.ipynb #214accc4
 def steps_for(
     arm: Arm,
     cost: dict,  # {phase: seconds an iteration}
@@ -265,7 +265,7 @@ def steps_for(
     "As many iterations of each phase as fit into its share of the time; at least one."
     return {phase: max(1, round(share * seconds / cost[phase])) for phase, share in arm.phases.items()}
 
-# %% ../../nbs/26_compare.ipynb #d9f0f1ff
+# %% ../../nbs/26_compare.ipynb #f3d7fe67
 def seconds_at(
     steps: dict,  # {phase: iterations}
     cost: dict,  # {phase: seconds an iteration}
@@ -278,7 +278,7 @@ def seconds_at(
         step -= min(step, n)
     return seconds
 
-# %% ../../nbs/26_compare.ipynb #69769ba5
+# %% ../../nbs/26_compare.ipynb #56a8c618
 def even_steps(steps: dict, cost: dict, n: int) -> list:  # iterations, the last is the end
     "n moments of a training, at equal distances in time; fewer if there are not so many iterations."
     total = sum(steps.values())
@@ -300,6 +300,7 @@ class Judge:
     label: str = ""  # what the distance is called
     floor: float | None = None  # what real data that were not trained on have
     n_real: int | None = None  # how many of them there are, at most `n_samples`
+    equal: bool = False  # measure also as many samples as there are real data
 
     def __call__(self, learner, n: int, seed: int, **options) -> dict:  # value, and `also`
         """What n samples have; `equal_n`: the distance of as many as there are real data. Raises `DivergenceError` if
@@ -307,7 +308,7 @@ class Judge:
         samples = learner.sample(n, seed, **options).cpu()
         scores = score_samples(self.evaluate, samples)
         found = dict(value=float(scores[self.metric]), **{k: float(scores[k]) for k in self.also if k in scores})
-        if self.n_real and self.n_real < n:
+        if self.equal and self.n_real < n:
             found["equal_n"] = float(self.evaluate(samples[: self.n_real])[self.metric])
         return found
 
@@ -317,7 +318,7 @@ class Judge:
         spread = float(found["value"].std()) if self.draws > 1 else None
         return {**{k: float(v) for k, v in found.mean().items()}, "drawing": spread}
 
-# %% ../../nbs/26_compare.ipynb #7ff37806
+# %% ../../nbs/26_compare.ipynb #30377ae6
 def make_judge(
     data,  # training data from `load_dataset`
     source,  # folder of the datasets
@@ -325,6 +326,7 @@ def make_judge(
     n_progress: int | None = None,  # on the way; None: 500, of points 10,000
     n_reference: int = 10_000,  # training images that samples are compared with, at most
     draws: int = 1,  # drawings at the end
+    equal: bool = False,  # measure also as many samples as there are test images
 ) -> Judge:
     "The usual judge of a dataset. Raises `FileNotFoundError` if there is no classifier for its images."
     evaluate = make_evaluator(data, source, n_reference, lite0=False)
@@ -341,9 +343,10 @@ def make_judge(
         label,
         evaluate.floors(n)[metric],
         min(n, len(evaluate.x_test)) if images else n,
+        equal,
     )
 
-# %% ../../nbs/26_compare.ipynb #be604573
+# %% ../../nbs/26_compare.ipynb #3e0672a4
 SHOW_SEED = 2  # of the samples that are shown
 
 
@@ -354,7 +357,7 @@ def to_show(learner) -> dict:  # shape, numbers
     numbers = (x.clamp(-1, 1) + 1) * 127.5 if images else x * 1000
     return dict(shape=list(x.shape), numbers=numbers.round().int().flatten().tolist())
 
-# %% ../../nbs/26_compare.ipynb #ad144763
+# %% ../../nbs/26_compare.ipynb #c6d57367
 def from_shown(shown: dict) -> torch.Tensor:  # [N, …]
     "The samples again."
     x = torch.tensor(shown["numbers"], dtype=torch.float).reshape(shown["shape"])
@@ -416,7 +419,7 @@ def search_factor(
         tries[near] = trial(near)
     return best(), dict(sorted(tries.items()))
 
-# %% ../../nbs/26_compare.ipynb #d21b3b68
+# %% ../../nbs/26_compare.ipynb #6adceadb
 def read_lenders(
     folder,  # `Run` of the study that borrows
     names: list,  # of runs beside it
@@ -435,7 +438,7 @@ def read_lenders(
         found.append(dict(run=name, parts=json.loads((other / "parts.json").read_text())))
     return found
 
-# %% ../../nbs/26_compare.ipynb #f4925004
+# %% ../../nbs/26_compare.ipynb #290c3a15
 MADE = ("commit", "threads", "device", "ended", "wall_seconds")  # how a part was made; see `Run.add_part`
 
 
@@ -455,7 +458,7 @@ def lent_part(
                 return {**{k: v for k, v in q.items() if k not in ("key", *MADE)}, "shared": shared}
     return None
 
-# %% ../../nbs/26_compare.ipynb #b298ad0f
+# %% ../../nbs/26_compare.ipynb #a4e28c23
 def costs_as_lent(
     own: dict,  # of `measure_costs`
     arms: list,
@@ -534,7 +537,7 @@ def with_distances(part: dict) -> dict:
     found["ways"] = {k: whole(v) for k, v in part.get("ways", {}).items()}
     return found
 
-# %% ../../nbs/26_compare.ipynb #404e65fe
+# %% ../../nbs/26_compare.ipynb #1f0641a3
 @patch
 def part(
     self: Comparison,
@@ -547,7 +550,8 @@ def part(
     "A training, done now or before, here or in a study that lends it."
 
     def work():
-        lent = lent_part(self.lenders, (what, *rest), arm, steps)
+        own = arm.extra and options.get("first")  # what a lender has not kept
+        lent = None if own else lent_part(self.lenders, (what, *rest), arm, steps)
         seed = rest[0] if what == "train" else SEARCH_SEED
         return lent or train_one(arm, seed, rest[-1], steps, self.judge, device=self.device, **options)
 
@@ -566,7 +570,7 @@ def searched(self: Comparison, arm: Arm) -> tuple:  # best factor, {factor: dist
     best, tries = search_factor(trial, self.factors)
     return best, {f: None if found is None else found[0] for f, found in tries.items()}
 
-# %% ../../nbs/26_compare.ipynb #955f5fe6
+# %% ../../nbs/26_compare.ipynb #a5110560
 @patch
 def trained(self: Comparison, arm: Arm, factor: float) -> list:  # parts, one a seed
     "All seeds with one factor; it stops at the first that diverges."
@@ -617,7 +621,7 @@ def as_table(
         rows.append({**row, **numbers, "value": np.inf if q["diverged"] else q["value"], "at_an_edge": q["at_an_edge"]})
     return pd.DataFrame(rows)
 
-# %% ../../nbs/26_compare.ipynb #d0eb9d62
+# %% ../../nbs/26_compare.ipynb #9ca0a443
 @patch
 def curves(
     self: Comparison,
@@ -631,7 +635,7 @@ def curves(
             rows.append(dict(arm=q["arm"], seed=q["seed"], minutes=minutes, **c))
     return pd.DataFrame(rows, columns=None if rows else ["arm", "seed", "minutes", "step", "spent", "value"])
 
-# %% ../../nbs/26_compare.ipynb #cda4288a
+# %% ../../nbs/26_compare.ipynb #c209fa4e
 def curve_figure(
     curves: pd.DataFrame,  # of `Comparison.curves`
     judge: Judge,
@@ -653,7 +657,7 @@ def curve_figure(
     ax.set(xlabel="computing time, minutes", ylabel=judge.label)
     return fig
 
-# %% ../../nbs/26_compare.ipynb #560e85cc
+# %% ../../nbs/26_compare.ipynb #2e44d31a
 def seed_figure(
     table: pd.DataFrame,  # of `as_table`
     judge: Judge,
@@ -671,14 +675,14 @@ def seed_figure(
     ax.set(xlabel=f"{judge.label}, {judge.n_samples:,} samples", ylabel="")
     return fig
 
-# %% ../../nbs/26_compare.ipynb #f1f3ae8c
+# %% ../../nbs/26_compare.ipynb #89ee622a
 def shown_samples(
     parts: list,  # of `Comparison.run`
 ) -> dict:  # {arm: samples [N, …]}
     "A few samples of each arm's first seed."
     return {q["arm"]: from_shown(q["shown"]) for q in parts if q.get("shown")}
 
-# %% ../../nbs/26_compare.ipynb #b76a700f
+# %% ../../nbs/26_compare.ipynb #642b0a1f
 def summarise(
     table: pd.DataFrame,  # of `as_table`
 ) -> pd.DataFrame:  # a row an arm
@@ -693,7 +697,7 @@ def summarise(
     named.update(diverged=("diverged", "count"), reason=("diverged", "first"))
     return arms.agg(value=("value", "mean"), **named).reset_index()
 
-# %% ../../nbs/26_compare.ipynb #fb9bccfe
+# %% ../../nbs/26_compare.ipynb #98f8c9a4
 def ways_table(
     parts: list,  # of `Comparison.run`
 ) -> pd.DataFrame:  # arm, way, evaluations, mean, std
@@ -710,7 +714,7 @@ def over_seeds(values: pd.Series) -> dict:  # mean, std
         return dict(mean=None, std=None)
     return dict(mean=float(values.mean()), std=float(values.std()) if len(values) > 1 else None)
 
-# %% ../../nbs/26_compare.ipynb #ac84af04
+# %% ../../nbs/26_compare.ipynb #0d40999e
 def verdict(
     table: pd.DataFrame,  # arm, seed, value
     arm: str,
@@ -738,7 +742,7 @@ def verdict(
         mean_holds=finite and bool(ours.mean() <= at_most * theirs.mean()),
     )
 
-# %% ../../nbs/26_compare.ipynb #5239f7f9
+# %% ../../nbs/26_compare.ipynb #20e447b0
 def ways_as_arms(
     parts: list,  # of `Comparison.run`
 ) -> pd.DataFrame:  # arm, seed, value
@@ -746,7 +750,7 @@ def ways_as_arms(
     rows = [(f"{q['arm']}, {way}", q["seed"], v["value"]) for q in parts for way, v in q.get("ways", {}).items()]
     return pd.DataFrame(rows, columns=["arm", "seed", "value"])
 
-# %% ../../nbs/26_compare.ipynb #d8362ab6
+# %% ../../nbs/26_compare.ipynb #0808c4bf
 def ahead_since(
     curves: pd.DataFrame,  # of `Comparison.curves`, with as many measurements of every seed
     arm: str,
