@@ -2,22 +2,20 @@
 refuse what they do not know."""
 
 import json
-import math
 
-import nbformat
-import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from conftest import ROOT
 from papermill.exceptions import PapermillExecutionError
 
-from cdrl.lab.claims import judge_claim, load_claims
+from cdrl.lab.claims import Beats, judge_claim, load_claims
 from cdrl.lab.grid import expand_grid
+from cdrl.lab.results import ablation_rows
 
 SHORT = dict(
-    iterations=4,
-    search_iterations=2,
+    minutes=0.004,
+    search_minutes=0.002,
     seeds=[0, 1],
     search=[1.0],
     snapshots=1,
@@ -38,16 +36,16 @@ def test_ablation_and_its_resumption(notebook):
         v["ratio"] > 0 for v in metrics["gradient_variance"]
     )
     assert metrics["verdicts"]["equal iterations"]["two noises"]["ratio"] > 0
+    assert [row["arm"] for row in ablation_rows(metrics)] == ["one noise", "two noises"]  # the tables can read it
+    judged = Beats("two noises").judge(metrics)
+    assert "against" in judged.parts[0] and "of 2 seeds" in judged.parts[1]
     parts = json.loads((run / "parts.json").read_text())
     (run / "metrics.json").unlink()
     (run / "parts.json").write_text(json.dumps(parts[:-1]))  # as if stopped before the last training
     notebook("ablation", study="variance_reduction", resume=True, **SHORT)
     again = json.loads((run / "parts.json").read_text())
-    assert (
-        again[:-1] == parts[:-1]
-        and again[-1]["key"] == parts[-1]["key"]
-        and again[-1]["value"] == pytest.approx(parts[-1]["value"], rel=1e-3)
-    )
+    assert again[:-1] == parts[:-1] and again[-1]["key"] == parts[-1]["key"]
+    assert again[-1]["value"] == pytest.approx(parts[-1]["value"], rel=1e-3)
     assert (
         len(json.loads((run / "metrics.json").read_text())["gradient_variance"]) == 3
         and (run / "figures/samples.png").exists()
@@ -70,14 +68,31 @@ def test_ablation_and_its_resumption(notebook):
         "noise_schedule cosine",
         "noise_schedule linear",
     }  # not the sigmoid
-    with pytest.raises(PapermillExecutionError, match="its iterations differ"):
+    with pytest.raises(PapermillExecutionError, match="its minutes differ"):
         notebook(
             "ablation",
             study="init_noise",
             share=["ablation-variance_reduction-digits"],
             run="other",
-            **{**SHORT, "iterations": 5},
+            **{**SHORT, "minutes": 0.005},
         )
+
+
+def test_recipe(notebook):
+    only = ["base, warm, recovery, absent", "no base, warm, cooperative", "DDPM"]
+    settings = dict(dataset="digits_small", minutes=0.004, seeds=[0, 1], snapshots=2, only=only)
+    run = notebook("recipe", **settings, n_progress=32, n_samples=32, n_reference=64) / "recipe-digits_small"
+    metrics = json.loads((run / "metrics.json").read_text())
+    arms = ["base, warm, recovery, cooperative", *only]
+    assert [r["arm"] for r in metrics["results"]] == arms
+    assert [v["rival"] for v in metrics["verdicts"]] == only and all(v["n_seeds"] == 2 for v in metrics["verdicts"])
+    ways = {(w["arm"], w["way"]) for w in metrics["otherwise"]}
+    long = {(arm, "long") for arm in arms[:3]}
+    assert ways == long | {(arms[0], "alone"), (arms[2], "alone"), ("DDPM", "100 evaluations")}
+    figures = {f.name for f in (run / "figures").glob("*.png")}
+    assert figures == {"parts.png", "curves.png", "samples.png"}
+    curves = pd.read_csv(run / "curves.csv")
+    assert list(curves.groupby("arm").step.max()[arms[:1]]) == [metrics["results"][0]["steps"]]
 
 
 @pytest.mark.slow
@@ -109,43 +124,14 @@ def test_ablation_of_points_with_arms_of_different_cost(notebook):
     [
         (dict(study="magic"), "choose one of initializer"),
         (dict(search=[]), "must not be empty"),
-        (dict(iterations=0), "iterations"),
+        (dict(minutes=0), "minutes is 0"),
+        (dict(warm_time=1), "share of the time"),
         (dict(steps=3), "steps"),
         (dict(only=["magic"]), "choose from cooperative"),
     ],
 )
 def test_ablation_refuses(refused, parameters, message):
     assert message in refused("ablation", **{**SHORT, **parameters})
-
-
-def test_a_rate_that_diverges_after_the_search_is_given_up():
-    source = next(
-        c.source for c in nbformat.read(ROOT / "nbs/ablation.ipynb", as_version=4).cells if "gave_up = " in c.source
-    )
-    limits = dict(sound=9.0, late=2.0, hopeless=0.1)  # the largest factor that seed 1 survives
-    names = dict(
-        arms=limits,
-        p=dict(search=[0.3, 3.0, 1.0], seeds=[0, 1]),
-        reference=10,
-        LAG=0.1,
-        np=np,
-        math=math,
-        cost=lambda arm: 0.5 if arm == "late" else 1.0,
-        once=lambda *key, work: work(),
-        searched=lambda arm, factor: dict(diverged=False, value=1 / factor),
-        trained=lambda arm, seed, steps, factor: dict(diverged=seed == 1 and factor > limits[arm], steps=steps),
-    )
-    exec(source[source.index("best, runs, gave_up") :], names)
-    assert names["best"] == dict(sound=3.0, late=1.0, hopeless=0.3) and names["gave_up"] == dict(
-        late=[3.0], hopeless=[3.0, 1.0]
-    )
-    assert [(r["arm"], r["seed"]) for r in names["runs"] if r["diverged"]] == [("hopeless", 1)] * 2 and len(
-        names["runs"]
-    ) == 12
-    assert {(r["budget"], r["steps"]) for r in names["runs"] if r["arm"] == "late"} == {
-        ("equal minutes", 20),
-        ("equal iterations", 10),
-    }
 
 
 def test_the_grid_of_ablations_names_every_study_once():
