@@ -1,4 +1,4 @@
-"""The likelihood experiment runs end to end; its mathematics is checked in nbs/11c_likelihood.ipynb."""
+"""The likelihood experiment runs end to end; its mathematics is checked in nbs/11c_bounds, 11d_annealing and 11e_likelihood."""
 
 import json
 import math
