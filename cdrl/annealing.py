@@ -6,7 +6,7 @@
 __all__ = ['bennett', 'LogRatio', 'between', 'Plan', 'anneal', 'settle', 'find_plan', 'Start', 'normal_start', 'base_start',
            'recovery_start', 'resample', 'AnnealOptions', 'recovery_constant', 'grid_constant']
 
-# %% ../nbs/11d_annealing.ipynb #d54398db
+# %% ../nbs/11d_annealing.ipynb #218f83aa
 import math
 from dataclasses import dataclass
 
@@ -88,7 +88,7 @@ def between(
     log_0, grad_0, log_1, grad_1 = ends
     return torch.lerp(log_0, log_1, beta), torch.lerp(grad_0, grad_1, beta)
 
-# %% ../nbs/11d_annealing.ipynb #98798647
+# %% ../nbs/11d_annealing.ipynb #e2a41437
 @dataclass
 class Plan:
     "Where a run goes and how it moves."
@@ -104,7 +104,7 @@ class Plan:
         first, last = step if isinstance(step, tuple) else (step, step)
         return cls(betas.tolist(), [first * (last / first) ** b for b in betas.tolist()], n_leapfrog)
 
-# %% ../nbs/11d_annealing.ipynb #a5c1f35e
+# %% ../nbs/11d_annealing.ipynb #e85e8785
 def anneal(
     path,
     y: Tensor,  # [B, …] draws of π_0, or of π_1 if `back`
@@ -133,7 +133,7 @@ def anneal(
             tick()
     return y, log_w, sum(accepted) / max(len(accepted), 1)
 
-# %% ../nbs/11d_annealing.ipynb #21f675e3
+# %% ../nbs/11d_annealing.ipynb #5a2d8117
 def settle(path, y: Tensor, n_steps: int, plan: Plan, generator: torch.Generator, tick=None) -> Tensor:  # like y
     "Moves on the path's end π_1, with the last step size of a plan."
 
@@ -147,7 +147,7 @@ def settle(path, y: Tensor, n_steps: int, plan: Plan, generator: torch.Generator
             tick()
     return y
 
-# %% ../nbs/11d_annealing.ipynb #3dda51ce
+# %% ../nbs/11d_annealing.ipynb #707f6433
 def find_plan(
     path,
     y: Tensor,  # [B C, …] draws of π_0, C in a row for each constant
@@ -192,7 +192,7 @@ class Start:
     density: object  # callable y → (log π_0 [B], its gradient)
     log_z: Tensor  # [B] log ∫ π_0
 
-# %% ../nbs/11d_annealing.ipynb #18857a53
+# %% ../nbs/11d_annealing.ipynb #962a2e98
 def normal_start(
     mean: Tensor,  # [B, …]
     sigma: Tensor,  # scalar
@@ -207,7 +207,7 @@ def normal_start(
 
     return Start(draw, density, mean.new_zeros(len(mean)))
 
-# %% ../nbs/11d_annealing.ipynb #79dc7a6f
+# %% ../nbs/11d_annealing.ipynb #5cc43f1d
 def base_start(
     model,
     x_next: Tensor,  # [B, …]
@@ -274,7 +274,7 @@ def resample(
     chosen = torch.searchsorted(log_w.softmax(1).cumsum(1), places.to(log_w.dtype)).clamp_max(C - 1)
     return y[torch.arange(B, device=y.device)[:, None], chosen]
 
-# %% ../nbs/11d_annealing.ipynb #89054200
+# %% ../nbs/11d_annealing.ipynb #ae42b748
 @dataclass
 class AnnealOptions:
     "How constants are estimated. Raises `ValueError` for numbers out of range."
@@ -294,7 +294,7 @@ class AnnealOptions:
         if not self.step_scale > 0 or math.isinf(self.step_scale):
             raise ValueError(f"step_scale is {self.step_scale!r}; expected a positive number")
 
-# %% ../nbs/11d_annealing.ipynb #01bc1a94
+# %% ../nbs/11d_annealing.ipynb #e7be7d1a
 def recovery_constant(
     model,
     x_next: Tensor,  # [B, …] x_{t+1}
@@ -331,7 +331,7 @@ def recovery_constant(
         back = rows(anneal(path, y, plan, generator, True, tick)[1] + start.log_z)
     return LogRatio(rows(forward + start.log_z), back), rows(y)
 
-# %% ../nbs/11d_annealing.ipynb #07178adf
+# %% ../nbs/11d_annealing.ipynb #a31e5198
 def grid_constant(
     model,  # of points [2]
     t: int,  # level

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['dequantise', 'bits_per_dim', 'log_mean_exp', 'effective_size', 'log_mean_error', 'Likelihood', 'log_normal',
            'MixtureLadder', 'recovery_density', 'LevelChain', 'langevin_drift', 'run_chain', 'SamplerOptions',
-           'check_sampler', 'level_chain', 'noising', 'level_log_weight', 'infer', 'generate', 'Batches', 'rows_of',
-           'repeated', 'two_sided', 'sampler_likelihood', 'draw_sampler', 'DiffusionChain']
+           'check_sampler', 'level_chain', 'noising', 'jacobian', 'WayUp', 'fit_way_up', 'level_log_weight', 'infer',
+           'generate', 'Batches', 'rows_of', 'repeated', 'two_sided', 'sampler_likelihood', 'draw_sampler',
+           'DiffusionChain']
 
-# %% ../nbs/11c_bounds.ipynb #3e7c180b
+# %% ../nbs/11c_bounds.ipynb #c12f7049
 import math
 from dataclasses import dataclass, replace
 
@@ -38,21 +39,21 @@ def bits_per_dim(
     "Bits for each dimension that a code by this density needs, eq. (1)."
     return -(log_p / n_dims + math.log(bin_width)) / math.log(2)
 
-# %% ../nbs/11c_bounds.ipynb #8ce924db
+# %% ../nbs/11c_bounds.ipynb #f08abde8
 def log_mean_exp(
     log_w: Tensor,  # [..., S]
 ) -> Tensor:  # [...]
     "Logarithm of the mean of weights, eq. (2)."
     return log_w.logsumexp(-1) - math.log(log_w.shape[-1])
 
-# %% ../nbs/11c_bounds.ipynb #b5d3a656
+# %% ../nbs/11c_bounds.ipynb #3d2eff54
 def effective_size(
     log_w: Tensor,  # [..., S]
 ) -> Tensor:  # [...], between 1 and S
     "How many of S weights count, (Σw)²/Σw²."
     return (2 * log_w.logsumexp(-1) - (2 * log_w).logsumexp(-1)).exp()
 
-# %% ../nbs/11c_bounds.ipynb #3d30892d
+# %% ../nbs/11c_bounds.ipynb #d85f1363
 def log_mean_error(
     log_w: Tensor,  # [..., S]
 ) -> Tensor:  # [...]; nan for S = 1
@@ -87,7 +88,7 @@ class Likelihood:
         known = dict(estimate=self.estimate, lower=self.lower, upper=self.upper, effective=self.effective)
         return {k: (v.mean().item(), (v.std() / len(v) ** 0.5).item()) for k, v in known.items() if v is not None}
 
-# %% ../nbs/11c_bounds.ipynb #91f04029
+# %% ../nbs/11c_bounds.ipynb #27e1c242
 def log_normal(
     x: Tensor,  # [B, …]
     mean: Tensor,  # like x
@@ -97,7 +98,7 @@ def log_normal(
     D = math.prod(x.shape[1:])
     return -(x - mean).flatten(1).square().sum(1) / (2 * sigma**2) - D * (sigma.log() + math.log(2 * math.pi) / 2)
 
-# %% ../nbs/11c_bounds.ipynb #3fdc0142
+# %% ../nbs/11c_bounds.ipynb #610a4d9d
 class MixtureLadder:
     "Data 1/M Σ N(mean_m, width²) with exact energies, up to `constant`, and exact means for the initializer."
 
@@ -179,7 +180,7 @@ class LevelChain:
     back: str  # inference's way back: "bridge" (eq. 4) or "plain"
     density: object  # callable y → (log π [B], gradient); not called if K = 0
 
-# %% ../nbs/11c_bounds.ipynb #50ba09c4
+# %% ../nbs/11c_bounds.ipynb #a730720e
 def langevin_drift(
     chain: LevelChain,
     y: Tensor,
@@ -193,7 +194,7 @@ def langevin_drift(
     mix = 1 - a ** (2 * k)
     return 2 * ((1 - mix) * (chain.mean - y) / chain.sigma**2 + mix * grad) - grad
 
-# %% ../nbs/11c_bounds.ipynb #4b5c2c1d
+# %% ../nbs/11c_bounds.ipynb #ef883aea
 def run_chain(
     chain: LevelChain,
     y: Tensor,  # [B, …] y^0, or y^K if `back`
@@ -220,7 +221,7 @@ def run_chain(
         y, grad = new, new_grad
     return y, total
 
-# %% ../nbs/11c_bounds.ipynb #d6bc3625
+# %% ../nbs/11c_bounds.ipynb #1d2bbc12
 @dataclass
 class SamplerOptions:
     "How the sampler samples, as in `CDRL.sample`. Raises `ValueError` for an unknown way back or a step of no size."
@@ -229,6 +230,7 @@ class SamplerOptions:
     step_scale: float = 1.0  # multiplies the step sizes
     metropolis: bool | None = None  # accept or reject each step; None: the model's
     back: str = "bridge"  # inference's way back, eq. (4), or "plain"
+    fitted: bool = False  # fit the way up from the lowest level, eq. (5)
 
     def __post_init__(self):
         if self.back not in ("bridge", "plain"):
@@ -236,7 +238,7 @@ class SamplerOptions:
         if not self.step_scale > 0 or math.isinf(self.step_scale):
             raise ValueError(f"step_scale is {self.step_scale!r}; expected a positive number")
 
-# %% ../nbs/11c_bounds.ipynb #33285df8
+# %% ../nbs/11c_bounds.ipynb #60c11abd
 def check_sampler(model, options: SamplerOptions) -> SamplerOptions:
     "The options with the model's own filled in. Raises `ValueError` for a sampler that has no density."
     if model.initializer is None or not bool((model.schedule.init_sigma > 0).all()):
@@ -275,41 +277,113 @@ def noising(model, x: Tensor, t: int) -> tuple:  # mean like x, and width
     sigma = model.schedule.sigma[t]
     return (1 - sigma**2).sqrt() * x, sigma
 
-# %% ../nbs/11c_bounds.ipynb #2ffddc7b
+# %% ../nbs/11c_bounds.ipynb #519d0f1c
+def jacobian(
+    f,  # callable x [B, …] → like x, each row by itself
+    x: Tensor,  # [B, …]
+) -> tuple:  # f(x) [B, D], and its Jacobian [B, D, D]: outputs, then inputs
+    "Value and Jacobian of each row, by one backward pass over D copies of it."
+    B, D = len(x), x[0].numel()
+    with torch.enable_grad():
+        many = x.repeat_interleave(D, 0).requires_grad_(True)
+        out = f(many).flatten(1).reshape(B, D, D)
+        (slopes,) = torch.autograd.grad(out.diagonal(dim1=1, dim2=2).sum(), many)
+    return out[:, 0].detach(), slopes.reshape(B, D, D)
+
+# %% ../nbs/11c_bounds.ipynb #1cbfad96
+@dataclass
+class WayUp:
+    "A normal law of x_1 for each x_0, with a precision of its own."
+
+    mean: Tensor  # [B, …]
+    root: Tensor  # [B, D, D] lower Cholesky factor of the precision
+
+    def draw(self, generator: torch.Generator) -> Tensor:  # like the mean
+        "One draw for each row."
+        noise = randn(self.mean, generator).flatten(1)[..., None]
+        spread = torch.linalg.solve_triangular(self.root.mT, noise, upper=True)
+        return self.mean + spread.reshape(self.mean.shape)
+
+    def log_density(self, x: Tensor) -> Tensor:  # [B]
+        "Its log-density, with the constant."
+        z = self.root.mT @ (x - self.mean).flatten(1)[..., None]
+        volume = self.root.diagonal(dim1=1, dim2=2).log().sum(1)
+        return volume - z.square().sum((1, 2)) / 2 - x[0].numel() * math.log(2 * math.pi) / 2
+
+    def rows(self, index) -> "WayUp":
+        "Some rows, perhaps several times."
+        return WayUp(self.mean[index], self.root[index])
+
+# %% ../nbs/11c_bounds.ipynb #785f6990
+def fit_way_up(
+    model,
+    x: Tensor,  # [B, …] samples of level 0
+    label=None,
+    n_steps: int = 8,  # Gauss-Newton steps
+    damping: float = 0.7,  # share of a step that is taken
+) -> WayUp:
+    "The normal at the mode of eq. (5)."
+    s, D = model.schedule, x[0].numel()
+    m, P = x.new_zeros(D), torch.eye(D, device=x.device)
+    if model.base is not None:
+        V, variances, rest = model.base.components, model.base.variances, model.base.rest
+        C = (V * (variances - rest)) @ V.T + rest * P
+        m, P = s.alpha_bar[1] * model.base.mean, torch.linalg.inv(s.alpha_bar[1] ** 2 * C + s.sigma_bar[1] ** 2 * P)
+
+    def guess(x):
+        copies = len(x) // B
+        labels = label.repeat_interleave(copies) if isinstance(label, Tensor) else label
+        return model.initial_mean(x, torch.zeros(len(x), dtype=torch.long, device=x.device), labels)
+
+    B, wanted, here = len(x), (s.alpha[0] * x).flatten(1), noising(model, x, 0)[0]
+    for step in range(n_steps + 1):
+        value, J = jacobian(guess, here)
+        H = P + J.mT @ J / s.init_sigma[0] ** 2
+        if step == n_steps:
+            return WayUp(here, torch.linalg.cholesky(H))
+        pull = J.mT @ (wanted - value)[..., None] / s.init_sigma[0] ** 2
+        pull = pull - (P @ (here.flatten(1) - m)[..., None])
+        here = here + damping * torch.linalg.solve(H, pull).reshape(here.shape)
+
+# %% ../nbs/11c_bounds.ipynb #945ac9d4
 def level_log_weight(
     model,
     chain: LevelChain,
     t: int,
-    x: Tensor,
-    x_next: Tensor,  # [B, …] x_t and x_{t+1}
-    y_init: Tensor,
-    ratio: Tensor,  # y_t^0, and the log-ratio of `run_chain`
+    y_init: Tensor,  # [B, …] y_t^0
+    ratio: Tensor,  # [B] of `run_chain`
+    log_q: Tensor,  # [B] log-density of the way up, log q(x_{t+1} | x_t)
 ) -> Tensor:  # [B]
     "What one level adds to log w: log p(x_t | x_{t+1}) - log q(x_{t+1} | x_t), along the chain."
-    D = math.prod(x.shape[1:])
-    guess = log_normal(y_init, chain.mean, chain.sigma)
-    return guess + ratio + D * model.schedule.alpha[t].log() - log_normal(x_next, *noising(model, x, t))
+    D = math.prod(y_init.shape[1:])
+    return log_normal(y_init, chain.mean, chain.sigma) + ratio + D * model.schedule.alpha[t].log() - log_q
 
-# %% ../nbs/11c_bounds.ipynb #3d99e2cd
+# %% ../nbs/11c_bounds.ipynb #016a0033
 def infer(
     model,
     x: Tensor,  # [B, …] samples of level 0
     label,
     options: SamplerOptions,
     generator: torch.Generator,
+    way: "WayUp|None" = None,  # from the lowest level; None: noise
 ) -> Tensor:  # [B] log w
     "One walk up from each sample: E w = p(x_0), eq. (3)."
     log_w = 0.0
     for t in range(model.schedule.n_levels):
-        mean, sigma = noising(model, x, t)
-        x_next = mean + sigma * randn(x, generator)
+        if t == 0 and way is not None:
+            x_next = way.draw(generator)
+            log_q = way.log_density(x_next)
+        else:
+            mean, sigma = noising(model, x, t)
+            x_next = mean + sigma * randn(x, generator)
+            log_q = log_normal(x_next, mean, sigma)
         chain = level_chain(model, x_next, t, label, options)
         y_init, ratio = run_chain(chain, model.schedule.alpha[t] * x, True, generator)
-        log_w = log_w + level_log_weight(model, chain, t, x, x_next, y_init, ratio)
+        log_w = log_w + level_log_weight(model, chain, t, y_init, ratio, log_q)
         x = x_next
     return log_w + log_normal(x, torch.zeros_like(x), torch.ones((), device=x.device))
 
-# %% ../nbs/11c_bounds.ipynb #57214c64
+# %% ../nbs/11c_bounds.ipynb #e98af070
 def generate(
     model, n: int, label, options: SamplerOptions, generator: torch.Generator
 ) -> tuple:  # x_0 [n, …] and log w [n] of the way it was made
@@ -321,7 +395,11 @@ def generate(
         y_init = chain.mean + chain.sigma * randn(x, generator)
         y, ratio = run_chain(chain, y_init, False, generator)
         x_lower = y / model.schedule.alpha[t]
-        log_w = log_w + level_log_weight(model, chain, t, x_lower, x, y_init, ratio)
+        if t == 0 and options.fitted:
+            log_q = fit_way_up(model, x_lower, label).log_density(x)
+        else:
+            log_q = log_normal(x, *noising(model, x_lower, t))
+        log_w = log_w + level_log_weight(model, chain, t, y_init, ratio, log_q)
         x = x_lower
     return x, log_w
 
@@ -340,12 +418,12 @@ class Batches:
             self.bar.update(rows.stop - rows.start)
         self.bar.close()
 
-# %% ../nbs/11c_bounds.ipynb #eaee9694
+# %% ../nbs/11c_bounds.ipynb #3ce60286
 def rows_of(label, rows: slice):  # like label
     "The labels of some rows: one for all stays one for all."
     return label[rows] if isinstance(label, Tensor) else label
 
-# %% ../nbs/11c_bounds.ipynb #b3db701b
+# %% ../nbs/11c_bounds.ipynb #f30ac728
 def repeated(v, n: int):  # like v, [N n, …]
     "Each row n times in a row; one label for all stays."
     return v.repeat_interleave(n, 0) if isinstance(v, Tensor) else v
@@ -360,7 +438,7 @@ def two_sided(
     upper = None if own is None else log_mean_exp(torch.cat([log_w[:, :-1], own[:, None]], 1))
     return Likelihood(lower, log_mean_error(log_w), lower, upper, effective_size(log_w))
 
-# %% ../nbs/11c_bounds.ipynb #c3a37ca1
+# %% ../nbs/11c_bounds.ipynb #7608a36b
 def sampler_likelihood(
     model,
     x: Tensor,  # [N, …] samples of level 0
@@ -373,8 +451,14 @@ def sampler_likelihood(
 ) -> Likelihood:
     "The sampler's density at samples of level 0, eq. (3)."
     options, S = check_sampler(model, SamplerOptions(**options)), whole_number("n_importance", n_importance, 1)
-    x, label = repeated(x, S), repeated(label, S)
-    parts = [infer(model, x[r], rows_of(label, r), options, generator) for r in batches(len(x))]
+    parts, way = [], None
+    for r in batches(S * len(x)):
+        of = torch.arange(r.start, r.stop, device=x.device) // S  # which sample each way belongs to
+        labels = label[of] if isinstance(label, Tensor) else label
+        if options.fitted:
+            some = slice(of[0].item(), of[-1].item() + 1)
+            way = fit_way_up(model, x[some], rows_of(label, some)).rows(of - some.start)
+        parts.append(infer(model, x[of], labels, options, generator, way))
     return two_sided(torch.cat(parts).reshape(-1, S), own)
 
 # %% ../nbs/11c_bounds.ipynb #bbabdfbe

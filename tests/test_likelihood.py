@@ -29,6 +29,9 @@ def test_three_densities_and_simpler_models(notebook):
     assert both["low"] <= both["high"]  # on its own samples both sides are known
 
 
-@pytest.mark.parametrize("wrong, message", [(dict(n_images=1), "at least 2"), (dict(n_anneal=5), "give a list")])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [(dict(n_images=1), "at least 2"), (dict(n_anneal=5), "give a list"), (dict(moves=["walk"]), "choose from model")],
+)
 def test_refused(refused, wrong, message):
     assert message in refused("likelihood", **{**TINY, **wrong})
