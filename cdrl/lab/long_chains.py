@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'energy_distance', 'ChainRows', 'chain_rows', 'rows_target', 'follow', 'chain_figures', 'plot_chains',
            'best_guess']
 
-# %% ../../nbs/26c_long_chains.ipynb #d793bb3d
+# %% ../../nbs/26c_long_chains.ipynb #a5db461d
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -20,7 +20,7 @@ from ..recovery import recovery_log_density, recovery_score
 from ..sampler import langevin, mala, tweedie
 from ..schedule import bcast, noised_walk
 
-# %% ../../nbs/26c_long_chains.ipynb #9a1ffc58
+# %% ../../nbs/26c_long_chains.ipynb #fd96dba7
 def energy_distance(
     x: Tensor,  # [N, …]
     y: Tensor,  # [M, …]
@@ -33,7 +33,7 @@ def energy_distance(
     x, y = x.flatten(1), y.flatten(1)
     return (2 * torch.cdist(x, y).mean() - within(x) - within(y)).item()
 
-# %% ../../nbs/26c_long_chains.ipynb #00fcdc02
+# %% ../../nbs/26c_long_chains.ipynb #d274467e
 @dataclass
 class ChainRows:
     "Chains that run side by side, all of them started at y."
@@ -50,7 +50,7 @@ class ChainRows:
         "Which rows are of a level and a density."
         return (self.level == level) & ((self.tether > 0) == tethered)
 
-# %% ../../nbs/26c_long_chains.ipynb #0d943023
+# %% ../../nbs/26c_long_chains.ipynb #64c2d0ea
 def chain_rows(
     schedule,
     x: Tensor,  # [N, …] data in [-1, 1]
@@ -59,13 +59,13 @@ def chain_rows(
     "Starts at every level: data, noised to it, and the same noised once more as what they are tethered to."
     walk, parts = noised_walk(schedule, x, generator), []
     for t in range(schedule.n_levels):
-        for tether in {0.0, schedule.tether[t].item()}:
+        for tether in sorted({0.0, schedule.tether[t].item()}):
             levels = torch.full((len(x),), t, device=x.device)
             strength = torch.full((len(x),), tether, device=x.device)
             parts.append((schedule.alpha[t] * walk[t], walk[t + 1], levels, strength))
     return ChainRows(*(torch.cat(v) for v in zip(*parts)))
 
-# %% ../../nbs/26c_long_chains.ipynb #8194d129
+# %% ../../nbs/26c_long_chains.ipynb #a2a13864
 def rows_target(model: CDRL, rows: ChainRows):  # callable y → (log π(y) [B], its gradient like y)
     "What each row runs on, without its constant."
     target = model.target(rows.level)
@@ -76,7 +76,7 @@ def rows_target(model: CDRL, rows: ChainRows):  # callable y → (log π(y) [B],
 
     return density
 
-# %% ../../nbs/26c_long_chains.ipynb #ec88db73
+# %% ../../nbs/26c_long_chains.ipynb #dfc9c85b
 KINDS = ("langevin", "corrected", "hamiltonian")
 
 
@@ -110,7 +110,7 @@ def follow(
         hmc(target, y, bcast(step, y), marks[-1] // each, n_leapfrog, generator, look)
     return kept
 
-# %% ../../nbs/26c_long_chains.ipynb #51f82240
+# %% ../../nbs/26c_long_chains.ipynb #8467e0eb
 def chain_figures(
     y: Tensor,  # [N, …] ends of chains
     start: Tensor,  # like y
@@ -129,7 +129,7 @@ def chain_figures(
     row["correlation"] = ((a * b).sum() / (a.norm() * b.norm())).item()
     return row
 
-# %% ../../nbs/26c_long_chains.ipynb #b4a233d1
+# %% ../../nbs/26c_long_chains.ipynb #225c131f
 def plot_chains(
     table: pd.DataFrame,  # columns level, density, kind, steps, and those of `chain_figures` and "accepted"
     first: int,  # steps up to which the axis is even
@@ -154,7 +154,7 @@ def plot_chains(
     fig.tight_layout()
     return fig
 
-# %% ../../nbs/26c_long_chains.ipynb #dca8a85b
+# %% ../../nbs/26c_long_chains.ipynb #7ee32380
 @torch.no_grad()
 def best_guess(
     model: CDRL,
