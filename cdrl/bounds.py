@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['dequantise', 'bits_per_dim', 'log_mean_exp', 'effective_size', 'log_mean_error', 'Likelihood', 'log_normal',
            'MixtureLadder', 'recovery_density', 'LevelChain', 'langevin_drift', 'run_chain', 'SamplerOptions',
-           'check_sampler', 'level_chain', 'noising', 'jacobian', 'WayUp', 'fit_way_up', 'level_log_weight', 'infer',
-           'generate', 'Batches', 'rows_of', 'repeated', 'two_sided', 'sampler_likelihood', 'draw_sampler',
-           'DiffusionChain']
+           'check_sampler', 'level_chain', 'noising', 'jacobian', 'WayUp', 'fit_way_up', 'way_up_density',
+           'level_log_weight', 'infer', 'generate', 'Batches', 'rows_of', 'repeated', 'two_sided', 'sampler_likelihood',
+           'draw_sampler', 'DiffusionChain']
 
-# %% ../nbs/11c_bounds.ipynb #c12f7049
+# %% ../nbs/11c_bounds.ipynb #88760e90
 import math
 from dataclasses import dataclass, replace
 
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from .recovery import recovery_log_density, recovery_score
 from .sampler import as_steps, mala, whole_number
-from .schedule import Schedule, bcast, posterior_mean, randn
+from .schedule import Schedule, bcast, posterior_mean, rand, randn
 
 # %% ../nbs/11c_bounds.ipynb #8d81bb9a
 def dequantise(
@@ -39,21 +39,21 @@ def bits_per_dim(
     "Bits for each dimension that a code by this density needs, eq. (1)."
     return -(log_p / n_dims + math.log(bin_width)) / math.log(2)
 
-# %% ../nbs/11c_bounds.ipynb #f08abde8
+# %% ../nbs/11c_bounds.ipynb #6abd1dda
 def log_mean_exp(
     log_w: Tensor,  # [..., S]
 ) -> Tensor:  # [...]
     "Logarithm of the mean of weights, eq. (2)."
     return log_w.logsumexp(-1) - math.log(log_w.shape[-1])
 
-# %% ../nbs/11c_bounds.ipynb #3d2eff54
+# %% ../nbs/11c_bounds.ipynb #89fef140
 def effective_size(
     log_w: Tensor,  # [..., S]
 ) -> Tensor:  # [...], between 1 and S
     "How many of S weights count, (Σw)²/Σw²."
     return (2 * log_w.logsumexp(-1) - (2 * log_w).logsumexp(-1)).exp()
 
-# %% ../nbs/11c_bounds.ipynb #d85f1363
+# %% ../nbs/11c_bounds.ipynb #486aba6f
 def log_mean_error(
     log_w: Tensor,  # [..., S]
 ) -> Tensor:  # [...]; nan for S = 1
@@ -88,7 +88,7 @@ class Likelihood:
         known = dict(estimate=self.estimate, lower=self.lower, upper=self.upper, effective=self.effective)
         return {k: (v.mean().item(), (v.std() / len(v) ** 0.5).item()) for k, v in known.items() if v is not None}
 
-# %% ../nbs/11c_bounds.ipynb #27e1c242
+# %% ../nbs/11c_bounds.ipynb #0a3e0376
 def log_normal(
     x: Tensor,  # [B, …]
     mean: Tensor,  # like x
@@ -98,7 +98,7 @@ def log_normal(
     D = math.prod(x.shape[1:])
     return -(x - mean).flatten(1).square().sum(1) / (2 * sigma**2) - D * (sigma.log() + math.log(2 * math.pi) / 2)
 
-# %% ../nbs/11c_bounds.ipynb #610a4d9d
+# %% ../nbs/11c_bounds.ipynb #ef3a4ddd
 class MixtureLadder:
     "Data 1/M Σ N(mean_m, width²) with exact energies, up to `constant`, and exact means for the initializer."
 
@@ -180,7 +180,7 @@ class LevelChain:
     back: str  # inference's way back: "bridge" (eq. 4) or "plain"
     density: object  # callable y → (log π [B], gradient); not called if K = 0
 
-# %% ../nbs/11c_bounds.ipynb #a730720e
+# %% ../nbs/11c_bounds.ipynb #7b4d5e8e
 def langevin_drift(
     chain: LevelChain,
     y: Tensor,
@@ -194,7 +194,7 @@ def langevin_drift(
     mix = 1 - a ** (2 * k)
     return 2 * ((1 - mix) * (chain.mean - y) / chain.sigma**2 + mix * grad) - grad
 
-# %% ../nbs/11c_bounds.ipynb #ef883aea
+# %% ../nbs/11c_bounds.ipynb #d1580d48
 def run_chain(
     chain: LevelChain,
     y: Tensor,  # [B, …] y^0, or y^K if `back`
@@ -221,7 +221,7 @@ def run_chain(
         y, grad = new, new_grad
     return y, total
 
-# %% ../nbs/11c_bounds.ipynb #1d2bbc12
+# %% ../nbs/11c_bounds.ipynb #b755ad72
 @dataclass
 class SamplerOptions:
     "How the sampler samples, as in `CDRL.sample`. Raises `ValueError` for an unknown way back or a step of no size."
@@ -230,7 +230,7 @@ class SamplerOptions:
     step_scale: float = 1.0  # multiplies the step sizes
     metropolis: bool | None = None  # accept or reject each step; None: the model's
     back: str = "bridge"  # inference's way back, eq. (4), or "plain"
-    fitted: bool = False  # fit the way up from the lowest level, eq. (5)
+    fitted: bool = False  # half of the ways up from the lowest level fitted, eq. (5)
 
     def __post_init__(self):
         if self.back not in ("bridge", "plain"):
@@ -238,7 +238,7 @@ class SamplerOptions:
         if not self.step_scale > 0 or math.isinf(self.step_scale):
             raise ValueError(f"step_scale is {self.step_scale!r}; expected a positive number")
 
-# %% ../nbs/11c_bounds.ipynb #60c11abd
+# %% ../nbs/11c_bounds.ipynb #090250ca
 def check_sampler(model, options: SamplerOptions) -> SamplerOptions:
     "The options with the model's own filled in. Raises `ValueError` for a sampler that has no density."
     if model.initializer is None or not bool((model.schedule.init_sigma > 0).all()):
@@ -277,7 +277,7 @@ def noising(model, x: Tensor, t: int) -> tuple:  # mean like x, and width
     sigma = model.schedule.sigma[t]
     return (1 - sigma**2).sqrt() * x, sigma
 
-# %% ../nbs/11c_bounds.ipynb #519d0f1c
+# %% ../nbs/11c_bounds.ipynb #ddbb5680
 def jacobian(
     f,  # callable x [B, …] → like x, each row by itself
     x: Tensor,  # [B, …]
@@ -290,7 +290,7 @@ def jacobian(
         (slopes,) = torch.autograd.grad(out.diagonal(dim1=1, dim2=2).sum(), many)
     return out[:, 0].detach(), slopes.reshape(B, D, D)
 
-# %% ../nbs/11c_bounds.ipynb #1cbfad96
+# %% ../nbs/11c_bounds.ipynb #2f7114d0
 @dataclass
 class WayUp:
     "A normal law of x_1 for each x_0, with a precision of its own."
@@ -314,7 +314,7 @@ class WayUp:
         "Some rows, perhaps several times."
         return WayUp(self.mean[index], self.root[index])
 
-# %% ../nbs/11c_bounds.ipynb #785f6990
+# %% ../nbs/11c_bounds.ipynb #600e1c98
 def fit_way_up(
     model,
     x: Tensor,  # [B, …] samples of level 0
@@ -345,7 +345,19 @@ def fit_way_up(
         pull = pull - (P @ (here.flatten(1) - m)[..., None])
         here = here + damping * torch.linalg.solve(H, pull).reshape(here.shape)
 
-# %% ../nbs/11c_bounds.ipynb #945ac9d4
+# %% ../nbs/11c_bounds.ipynb #8b836ef7
+def way_up_density(
+    model,
+    x: Tensor,  # [B, …] x_t
+    x_next: Tensor,  # like x, x_{t+1}
+    t: int,
+    way: "WayUp|None" = None,  # fitted; None: noise alone
+) -> Tensor:  # [B]
+    "log q(x_{t+1} | x_t): noise as in training, or half of it and half fitted."
+    noise = log_normal(x_next, *noising(model, x, t))
+    return noise if way is None else torch.logaddexp(noise, way.log_density(x_next)) - math.log(2)
+
+# %% ../nbs/11c_bounds.ipynb #f9add860
 def level_log_weight(
     model,
     chain: LevelChain,
@@ -358,7 +370,7 @@ def level_log_weight(
     D = math.prod(y_init.shape[1:])
     return log_normal(y_init, chain.mean, chain.sigma) + ratio + D * model.schedule.alpha[t].log() - log_q
 
-# %% ../nbs/11c_bounds.ipynb #016a0033
+# %% ../nbs/11c_bounds.ipynb #285e6459
 def infer(
     model,
     x: Tensor,  # [B, …] samples of level 0
@@ -370,20 +382,19 @@ def infer(
     "One walk up from each sample: E w = p(x_0), eq. (3)."
     log_w = 0.0
     for t in range(model.schedule.n_levels):
-        if t == 0 and way is not None:
-            x_next = way.draw(generator)
-            log_q = way.log_density(x_next)
-        else:
-            mean, sigma = noising(model, x, t)
-            x_next = mean + sigma * randn(x, generator)
-            log_q = log_normal(x_next, mean, sigma)
+        mean, sigma = noising(model, x, t)
+        x_next, fitted = mean + sigma * randn(x, generator), way if t == 0 else None
+        if fitted is not None:
+            half = rand(len(x), generator, x.device) < 0.5
+            x_next = torch.where(bcast(half, x), x_next, fitted.draw(generator))
+        log_q = way_up_density(model, x, x_next, t, fitted)
         chain = level_chain(model, x_next, t, label, options)
         y_init, ratio = run_chain(chain, model.schedule.alpha[t] * x, True, generator)
         log_w = log_w + level_log_weight(model, chain, t, y_init, ratio, log_q)
         x = x_next
     return log_w + log_normal(x, torch.zeros_like(x), torch.ones((), device=x.device))
 
-# %% ../nbs/11c_bounds.ipynb #e98af070
+# %% ../nbs/11c_bounds.ipynb #0dcf62c4
 def generate(
     model, n: int, label, options: SamplerOptions, generator: torch.Generator
 ) -> tuple:  # x_0 [n, …] and log w [n] of the way it was made
@@ -395,10 +406,8 @@ def generate(
         y_init = chain.mean + chain.sigma * randn(x, generator)
         y, ratio = run_chain(chain, y_init, False, generator)
         x_lower = y / model.schedule.alpha[t]
-        if t == 0 and options.fitted:
-            log_q = fit_way_up(model, x_lower, label).log_density(x)
-        else:
-            log_q = log_normal(x, *noising(model, x_lower, t))
+        way = fit_way_up(model, x_lower, label) if t == 0 and options.fitted else None
+        log_q = way_up_density(model, x_lower, x, t, way)
         log_w = log_w + level_log_weight(model, chain, t, y_init, ratio, log_q)
         x = x_lower
     return x, log_w
@@ -418,12 +427,12 @@ class Batches:
             self.bar.update(rows.stop - rows.start)
         self.bar.close()
 
-# %% ../nbs/11c_bounds.ipynb #3ce60286
+# %% ../nbs/11c_bounds.ipynb #6ba787e0
 def rows_of(label, rows: slice):  # like label
     "The labels of some rows: one for all stays one for all."
     return label[rows] if isinstance(label, Tensor) else label
 
-# %% ../nbs/11c_bounds.ipynb #f30ac728
+# %% ../nbs/11c_bounds.ipynb #97ca0de7
 def repeated(v, n: int):  # like v, [N n, …]
     "Each row n times in a row; one label for all stays."
     return v.repeat_interleave(n, 0) if isinstance(v, Tensor) else v
@@ -438,7 +447,7 @@ def two_sided(
     upper = None if own is None else log_mean_exp(torch.cat([log_w[:, :-1], own[:, None]], 1))
     return Likelihood(lower, log_mean_error(log_w), lower, upper, effective_size(log_w))
 
-# %% ../nbs/11c_bounds.ipynb #7608a36b
+# %% ../nbs/11c_bounds.ipynb #4604cc86
 def sampler_likelihood(
     model,
     x: Tensor,  # [N, …] samples of level 0
