@@ -381,6 +381,7 @@ def test_ood(notebook, trained, tmp_path):
         "constant",
         "noise",
     } and all(r["auroc_low"] <= r["auroc"] <= r["auroc_high"] for r in metrics["main"])
+    assert {"likelihood (bound)", "typicality"} <= {r["score"] for r in metrics["main"] if r["model"] == "CDRL"}
     same = {
         k: {r["auroc"] for r in metrics["main"] if (r["outside"], r["score"]) == k}
         for k in {(r["outside"], r["score"]) for r in metrics["main"] if r["model"] == "CDRL"}

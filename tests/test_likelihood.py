@@ -1,4 +1,5 @@
-"""The likelihood experiment runs end to end; its mathematics is checked in nbs/11c_likelihood.ipynb."""
+"""The likelihood experiment runs end to end; its mathematics is checked in nbs/11c_bounds, 11d_annealing and
+11e_likelihood."""
 
 import json
 import math
@@ -29,6 +30,9 @@ def test_three_densities_and_simpler_models(notebook):
     assert both["low"] <= both["high"]  # on its own samples both sides are known
 
 
-@pytest.mark.parametrize("wrong, message", [(dict(n_images=1), "at least 2"), (dict(n_anneal=5), "give a list")])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [(dict(n_images=1), "at least 2"), (dict(n_anneal=5), "give a list"), (dict(moves=["walk"]), "choose from model")],
+)
 def test_refused(refused, wrong, message):
     assert message in refused("likelihood", **{**TINY, **wrong})
