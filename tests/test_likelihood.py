@@ -1,4 +1,4 @@
-"""The likelihood experiment runs end to end; its mathematics is checked in nbs/11c_bounds, 11d_annealing and 11e_likelihood."""
+"""The likelihood experiment runs end to end; its mathematics is checked in notebooks 11c, 11d and 11e."""
 
 import json
 import math
