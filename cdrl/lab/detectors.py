@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MADE', 'some_images', 'has_sampler_density', 'likelihood_scores', 'model_scores', 'pixel_scores', 'with_intervals']
 
-# %% ../../nbs/26d_detectors.ipynb #b08bd2d3
+# %% ../../nbs/26d_detectors.ipynb #3eeb7b75
 import pandas as pd
 import torch
 from sklearn.decomposition import PCA
@@ -16,18 +16,18 @@ import cdrl.likelihood  # noqa: F401 (gives models `log_likelihood`)
 from ..detection import auroc, bootstrap, combine_scores, fpr95, ood_scores
 from ..model import CDRL
 
-# %% ../../nbs/26d_detectors.ipynb #8eb986df
+# %% ../../nbs/26d_detectors.ipynb #b30c27ba
 def some_images(data, n: int, seed: int) -> Tensor:  # [n, …] in [-1, 1]
     "A choice of images of a set; the same seed gives the same."
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
     return data.batch(order[:n])[0]
 
-# %% ../../nbs/26d_detectors.ipynb #4f6aa59f
+# %% ../../nbs/26d_detectors.ipynb #e8d1db0e
 def has_sampler_density(model: CDRL) -> bool:
     "Whether the sampler has a density: its guess must be random."
     return model.initializer is not None and bool((model.schedule.init_sigma > 0).all())
 
-# %% ../../nbs/26d_detectors.ipynb #f45f9cbc
+# %% ../../nbs/26d_detectors.ipynb #228c916a
 def likelihood_scores(
     model: CDRL,
     fit: Tensor,  # [M, …] training images
@@ -46,7 +46,7 @@ def likelihood_scores(
         out[name] = {"likelihood (bound)": found, "typicality": -(found - usual).abs()}
     return out
 
-# %% ../../nbs/26d_detectors.ipynb #930d7ad8
+# %% ../../nbs/26d_detectors.ipynb #d7c8b1e6
 def model_scores(
     model: CDRL,
     fit: Tensor,  # [M, …] training images that combined scores are standardised on
@@ -71,7 +71,7 @@ def model_scores(
             out[k].update(found)
     return out
 
-# %% ../../nbs/26d_detectors.ipynb #7499b095
+# %% ../../nbs/26d_detectors.ipynb #fa08500d
 def pixel_scores(
     train: Tensor,  # [M, …] training images
     sets: dict,  # name: [N, …] images
@@ -89,7 +89,7 @@ def pixel_scores(
         out[k] = {"PCA": -torch.from_numpy(error), "nearest neighbours": -torch.from_numpy(distance)}
     return out
 
-# %% ../../nbs/26d_detectors.ipynb #3a046ead
+# %% ../../nbs/26d_detectors.ipynb #df03d64f
 MADE = ("rotated", "inverted", "interpolated")  # image i of these is made from image i inside, so both go together
 
 
