@@ -145,8 +145,6 @@ def plot_chains(
                 ax.plot(part.steps, part[name].astype(float), style, color=colour, label=f"{kind}, {density}")
         for ax in column:
             ax.set_xscale("symlog", linthresh=first)
-        for ax in column[:2]:
-            ax.set_yscale("symlog")
     for ax, name in zip(axs[:, 0], names):
         ax.set_ylabel(name)
     axs[0, 0].legend(fontsize=6)
