@@ -34,7 +34,7 @@ def energy_distance(
     x, y = x.flatten(1), y.flatten(1)
     return (2 * torch.cdist(x, y).mean() - within(x) - within(y)).item()
 
-# %% ../../nbs/26d_long_chains.ipynb #d252d277
+# %% ../../nbs/26d_long_chains.ipynb #e36b089c
 def real_distance(
     real: Tensor,  # [R, …] real data of one level
     reference: Tensor,  # [M, …] other real data of it
@@ -181,7 +181,7 @@ def plot_chains(
     fig.tight_layout(rect=(0, 0, 1, 0.95))
     return fig
 
-# %% ../../nbs/26d_long_chains.ipynb #6db4d249
+# %% ../../nbs/26d_long_chains.ipynb #6c231e6d
 def picture_table(
     cells: dict,  # (row, column): [N, C, H, W] in [-1, 1], or points [N, 2]
     ncol: int = 4,  # images side by side in a cell
