@@ -38,6 +38,8 @@ class Links:
             target = posixpath.normpath(posixpath.join(base, unquote(path)))
             found = self.pages.get(target) or self.copy(target) or self.listing(target)
             if found:
+                if target in self.pages:
+                    tail = tail.lower()  # headings of the site have anchors in lower case, those of a notebook have not
                 return posixpath.relpath(found, posixpath.dirname(page) or ".") + tail
         self.missing.append(f"{source}: {link} does not exist")
         return link
