@@ -117,7 +117,9 @@ def anneal(
     betas, order = plan.betas, list(range(len(plan.betas) - 1))
     if back:
         order.reverse()
-    ends, log_w, accepted = path(y), 0.0, []
+    ends = path(y)
+    log_w = 0.0
+    accepted = []
     for j in order:
         log_w = log_w + (betas[j + 1] - betas[j]) * (ends[2] - ends[0])
         if j == order[-1]:
@@ -162,7 +164,9 @@ def find_plan(
     most: int = 400,  # temperatures of this first run; then the rest in one
 ) -> Plan:
     "Temperatures and step sizes from a first run."
-    ends, betas, steps = path(y), [0.0], [step]
+    ends = path(y)
+    betas = [0.0]
+    steps = [step]
     while betas[-1] < 1:
         length = (ends[2] - ends[0]).reshape(-1, n_runs).var(1).mean().sqrt().item()
         beta = min(1.0, betas[-1] + spread / max(length, spread)) if len(betas) < most else 1.0
@@ -215,8 +219,12 @@ def base_start(
     tether: Tensor | None = None,  # τ; None: the level's, 0: the base by itself
 ) -> Start:
     "The recovery density of the Gaussian base alone, eq. (7)."
-    base, s, B = model.base, model.schedule, len(x_next)
-    V, (D, R), tether = base.components, base.components.shape, s.tether[t] if tether is None else tether
+    base = model.base
+    s = model.schedule
+    B = len(x_next)
+    V = base.components
+    D, R = base.components.shape
+    tether = s.tether[t] if tether is None else tether
     v, v_rest = (s.alpha[t] ** 2 * (s.alpha_bar[t] ** 2 * c + s.sigma_bar[t] ** 2) for c in (base.variances, base.rest))
     grown, grown_rest = 1 + tether * v, 1 + tether * v_rest  # [R] along components, and elsewhere
     centre = s.alpha[t] * s.alpha_bar[t] * base.mean
@@ -306,7 +314,9 @@ def recovery_constant(
     n_first: int = 8,  # rows that a plan is found on
 ) -> tuple:  # log Z as a `LogRatio` [B, C], and draws of the recovery density [B, C, …]
     "log Z(x_{t+1}, t) of a recovery density for each row, by C runs in each direction."
-    B, C, step = len(x_next), options.n_chains, options.step_scale * model.schedule.step_size[t]
+    B = len(x_next)
+    C = options.n_chains
+    step = options.step_scale * model.schedule.step_size[t]
 
     def begin(n):  # start and path of the first n rows, C times each
         many = x_next[:n].repeat_interleave(C, 0)

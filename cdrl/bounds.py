@@ -102,7 +102,10 @@ def log_normal(
 class MixtureLadder:
     "Data 1/M Σ N(mean_m, width²) with exact energies, up to `constant`, and exact means for the initializer."
 
-    base, n_class, initializer, device = None, 0, True, "cpu"
+    base = None
+    n_class = 0
+    initializer = True
+    device = "cpu"
 
     def __init__(
         self,
@@ -113,8 +116,13 @@ class MixtureLadder:
         metropolis: bool = False,  # both as in `CDRL`
         constant: float = 3.0,  # nats added to every energy: log Z of each level in coordinates of y
     ):
-        self.means, self.width, self.schedule, self.constant = means, width, schedule, constant
-        self.n_langevin, self.metropolis, self.shape = n_langevin, metropolis, tuple(means.shape[1:])
+        self.means = means
+        self.width = width
+        self.schedule = schedule
+        self.constant = constant
+        self.n_langevin = n_langevin
+        self.metropolis = metropolis
+        self.shape = tuple(means.shape[1:])
 
     def parts(self, t: int) -> tuple:
         "Centres [M, D] and variance of the components of y_t."
@@ -326,7 +334,9 @@ def fit_way_up(
     s, D = model.schedule, x[0].numel()
     m, P = x.new_zeros(D), torch.eye(D, device=x.device)
     if model.base is not None:
-        V, variances, rest = model.base.components, model.base.variances, model.base.rest
+        V = model.base.components
+        variances = model.base.variances
+        rest = model.base.rest
         C = (V * (variances - rest)) @ V.T + rest * P
         m, P = s.alpha_bar[1] * model.base.mean, torch.linalg.inv(s.alpha_bar[1] ** 2 * C + s.sigma_bar[1] ** 2 * P)
 
@@ -335,7 +345,9 @@ def fit_way_up(
         labels = label.repeat_interleave(copies) if isinstance(label, Tensor) else label
         return model.initial_mean(x, torch.zeros(len(x), dtype=torch.long, device=x.device), labels)
 
-    B, wanted, here = len(x), (s.alpha[0] * x).flatten(1), noising(model, x, 0)[0]
+    B = len(x)
+    wanted = (s.alpha[0] * x).flatten(1)
+    here = noising(model, x, 0)[0]
     for step in range(n_steps + 1):
         value, J = jacobian(guess, here)
         H = P + J.mT @ J / s.init_sigma[0] ** 2
@@ -483,7 +495,11 @@ def draw_sampler(
 class DiffusionChain:
     "A predictor of noise as a model whose sampler has K = 0: what `sampler_likelihood` asks of a model, and no more."
 
-    base, n_class, initializer, n_langevin, metropolis = None, 0, True, 0, False
+    base = None
+    n_class = 0
+    initializer = True
+    n_langevin = 0
+    metropolis = False
 
     def __init__(
         self,
@@ -493,7 +509,11 @@ class DiffusionChain:
         device="cpu",
         limit: float | None = None,  # bound on the implied data, as in sampling
     ):
-        self.eps, self.shape, self.schedule, self.device, self.limit = eps, tuple(shape), schedule, device, limit
+        self.eps = eps
+        self.shape = tuple(shape)
+        self.schedule = schedule
+        self.device = device
+        self.limit = limit
 
     def initial_mean(self, x_next: Tensor, t: Tensor, label=None) -> Tensor:  # like x_next
         "The mean of y_t given x_{t+1} and the data that the predictor implies."

@@ -109,7 +109,9 @@ def descend_ladder(
     tick=None,
 ) -> tuple:  # x_0 [n, …], and log w [3, n] of the way it was made
     "Samples of the ladder, as exact as its chains settle, with the log-weight of their own way."
-    x, log_w, top = torch.zeros(n, *model.shape, device=model.device), 0.0, model.schedule.n_levels - 1
+    x = torch.zeros(n, *model.shape, device=model.device)
+    log_w = 0.0
+    top = model.schedule.n_levels - 1
     for t in reversed(range(top + 1)):
         ratio, draws = recovery_constant(model, x, t, label, options, generator, tick)
         x_lower = draws[:, 0] / model.schedule.alpha[t]
@@ -197,7 +199,10 @@ def marginal_constant(
     start = marginal_start(model, options.n_chains, path)
     levels = list(reversed(range(model.schedule.n_levels))) if path == "levels" else [0]
     sizes = [options.step_scale * model.schedule.step_size[t] / model.schedule.alpha[t] for t in levels]
-    x, before, log_z, out = start.draw(generator), start.density, start.log_z, []
+    x = start.draw(generator)
+    before = start.density
+    log_z = start.log_z
+    out = []
     for i, t in enumerate(levels):
         density = marginal_density(model, t, label)
 

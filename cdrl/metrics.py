@@ -53,7 +53,9 @@ class SmallClassifier(nn.Module):
     ):
         super().__init__()
         self.config = dict(shape=list(shape), n_class=n_class, width=width, n_features=n_features)
-        layers, c, size = [], shape[0], shape[1]
+        layers = []
+        c = shape[0]
+        size = shape[1]
         while size >= 4:
             w = min(width * 2 ** (len(layers) // 7), 4 * width)
             layers += [

@@ -376,7 +376,10 @@ def train_one(
     first: bool = False,  # keep samples to show, and what the arm wants besides
 ) -> dict:  # diverged, curve, steps, minutes; and if it went well what the judge says, evaluations, parameters, ways
     "Train and measure. `minutes` are of training alone, and so is `spent` in the curve."
-    total, curve, spent, done = sum(steps.values()), [], 0.0, 0
+    total = sum(steps.values())
+    curve = []
+    spent = 0.0
+    done = 0
     learner = arm.make(seed, factor, steps)
     result = dict(settings=arm.settings, steps=steps)
     try:

@@ -124,7 +124,9 @@ def count_costs(
     image."""
     pieces = Pieces(config, shape)
     model, learns = pieces.model, config.initializer in ("cooperative", "clean")
-    gradient, guess, guess_step = pieces.gradient(), 0, 0
+    gradient = pieces.gradient()
+    guess = 0
+    guess_step = 0
     if model.initializer:
         guess = count_flops(pieces.guess)
         guess_step = count_flops(lambda: pieces.guess().backward()) if learns else guess

@@ -119,7 +119,9 @@ class Progress:
         shown: int = 16,  # images to remember
         shown_points: int = 2000,  # the same of points
     ):
-        self.run, self.evaluate, self.n = run, evaluate, n
+        self.run = run
+        self.evaluate = evaluate
+        self.n = n
         self.shown, self.shown_points = shown, shown_points
 
     def __call__(self, trainer: Trainer) -> None:

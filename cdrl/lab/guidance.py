@@ -41,7 +41,9 @@ def guidance_verdict(
     columns = ("fd", "precision", "recall", "class_accuracy")
     wide = {k: table.pivot(index="seed", columns="w", values=k) for k in columns}
     fd, accuracy = wide["fd"].mean(), wide["class_accuracy"].mean()
-    first, last, low = wide["fd"].columns[0], wide["fd"].columns[-1], float(fd.idxmin())
+    first = wide["fd"].columns[0]
+    last = wide["fd"].columns[-1]
+    low = float(fd.idxmin())
     out = dict(
         best_w=low,
         best_fd=float(fd.min()),

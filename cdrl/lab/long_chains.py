@@ -141,7 +141,9 @@ def chain_figures(
     row = dict(finite=good.float().mean().item(), distance=None, energy=None, correlation=None)
     if good.sum() < 2:
         return row
-    y, start, mean = y[good].flatten(1), start[good].flatten(1), reference.flatten(1).mean(0)
+    y = y[good].flatten(1)
+    start = start[good].flatten(1)
+    mean = reference.flatten(1).mean(0)
     a, b = start - mean, y - mean
     row["distance"] = energy_distance(y, reference)
     row["energy"] = -log_p[good].mean().item()

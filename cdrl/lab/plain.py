@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.profiler import ProfilerActivity, profile
@@ -70,7 +70,7 @@ def conv_rate(
         x = torch.randn(batch, channels, side, side, device=device, dtype=dtype)
         w = torch.randn(channels, channels, 3, 3, device=device, dtype=dtype)
         x, w = (v.to(memory_format=torch.channels_last) for v in (x, w))
-        seconds = clock(lambda: F.conv2d(x, w, padding=1), device, repeats)
+        seconds = clock(lambda: functional.conv2d(x, w, padding=1), device, repeats)
         rates.append(2 * batch * side**2 * 9 * channels**2 / seconds / 1e9)
     return max(rates)
 
@@ -122,7 +122,7 @@ def plain_f(
         z = b.conv1(b.act(h))
         z = z * c[0] + c[1] if b.film else z + c[0]
         h = b.shortcut(h) + b.conv2(b.act(z)) * b.gain
-    h = F.relu(h)
+    h = functional.relu(h)
     return ((h.sum((2, 3)) if h.dim() == 4 else h) * cond[-1][0]).sum(1)
 
 # %% ../../nbs/25a_plain.ipynb #d98cfe4d
@@ -169,7 +169,10 @@ def plain_step(
 ) -> None:
     "One iteration of Algorithm 1, as plain as the chain."
     pair = trainer.draw_pair()
-    model, c, S, t = trainer.model, trainer.config, trainer.model.schedule, pair["t"]
+    model = trainer.model
+    c = trainer.config
+    S = trainer.model.schedule
+    t = pair["t"]
     y_init = model.initializer(pair["x_next"], S.logsnr[t + 1])
     noise = torch.randn(y_init.shape, generator=trainer.generator, device=y_init.device)
     y_init = y_init + bcast(S.sigma_tilde[t], y_init) * noise
@@ -270,7 +273,9 @@ def package_jobs(
     pair: dict,  # of `Bench.case`
 ) -> dict:  # name: callable
     "The four things that cost: the energy's gradient, a chain, a training step, a sampling pass."
-    model, t, y = trainer.model, pair["t"], pair["y_pos"]
+    model = trainer.model
+    t = pair["t"]
+    y = pair["y_pos"]
     target = model.target(t, dtype=trainer.dtype)
     return {
         "gradient": lambda: target(y),

@@ -412,7 +412,9 @@ def cost_table(reports: Reports | None = None) -> Markdown:
 def paper_run_table(reports: Reports | None = None) -> Markdown:
     "What one H100 was seen to do with the paper's CIFAR-10 networks, and what the paper's run would take on eight."
     reports = reports or Reports()
-    m, cost, settings = reports.read("benchmark-h100"), reports.read("cost"), reports.read("cost", "params.yaml")
+    m = reports.read("benchmark-h100")
+    cost = reports.read("cost")
+    settings = reports.read("cost", "params.yaml")
     if not (m and cost):
         return table([])
     steps = look_up(cost, ["counted", dict(preset="cifar10"), "steps"])

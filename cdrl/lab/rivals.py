@@ -89,7 +89,10 @@ class LossLearner:
         device: str = "cpu",
     ) -> None:
         "All that a training needs besides its loss."
-        self.net, self.config, self.data, self.device = net.to(device), config, data, device
+        self.net = net.to(device)
+        self.config = config
+        self.data = data
+        self.device = device
         self.parameters = sum(q.numel() for q in net.parameters())
         self.steps, self.done = steps, 0
         paces = {k: share / steps[k] for k, share in (phases or {}).items() if k in steps}
@@ -295,7 +298,9 @@ EM_PHASES = {"transport": 2 / 3, "contrastive": 1 / 3}  # shares of the time
 class EMLearner(LossLearner):
     "torchebm's energy matching: transport first, then the contrastive term too."
 
-    STEP, TURN, BATCH = 0.01, 0.8, 128  # step of the sampler; when the temperature begins to rise; points in a batch
+    STEP = 0.01  # of the sampler
+    TURN = 0.8  # time at which the temperature begins to rise
+    BATCH = 128  # points
     IMAGES = dict(n_steps=325, heat=0.01, end=3.25, weight=1e-3, knobs=dict(flow_weight_cutoff=1.0))
     POINTS = dict(n_steps=200, heat=0.15, end=1.0, weight=2.0, knobs=dict(cd_trim_fraction=0.0, cd_clamp=None))
 
@@ -344,7 +349,9 @@ class EMLearner(LossLearner):
 class PCDLearner(LossLearner):
     "torchebm's persistent contrastive divergence."
 
-    N, K, CHAINS = 200, 20, 1024  # steps of a sample, of an iteration; how many chains persist
+    N = 200  # steps of a sample
+    K = 20  # steps of an iteration
+    CHAINS = 1024  # that persist
     IMAGES = dict(step_size=0.5, noise_scale=0.01, clamp=(-1, 1))
     POINTS = dict(step_size=0.01, noise_scale=1.0)
 
