@@ -624,6 +624,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'cdrl.lab.rivals.ancestral': ('rivals.html#ancestral', 'cdrl/lab/rivals.py'),
                                  'cdrl.lab.rivals.ddpm_arm': ('rivals.html#ddpm_arm', 'cdrl/lab/rivals.py'),
                                  'cdrl.lab.rivals.ebmkit_net': ('rivals.html#ebmkit_net', 'cdrl/lab/rivals.py'),
+                                 'cdrl.lab.rivals.even_choice': ('rivals.html#even_choice', 'cdrl/lab/rivals.py'),
                                  'cdrl.lab.rivals.in_batches': ('rivals.html#in_batches', 'cdrl/lab/rivals.py'),
                                  'cdrl.lab.rivals.missing_peers': ('rivals.html#missing_peers', 'cdrl/lab/rivals.py'),
                                  'cdrl.lab.rivals.one_level_energy': ('rivals.html#one_level_energy', 'cdrl/lab/rivals.py'),

@@ -170,6 +170,23 @@ def test_acceleration(notebook, trained):
     assert metrics["trained_k"] == {"CDRL": 2, "DRL": 2} and metrics["fewest_evaluations"]["CDRL"]["as_trained"] == 10
 
 
+ACCELERATION = dict(
+    trained_k={"CDRL": 10},
+    seeds=[0, 1, 2],
+    results=[
+        dict(
+            model="CDRL",
+            shape="even",
+            n_langevin=" ".join([str(K)] * 6),
+            evaluations=6 * K,
+            fd_mean=v,
+            fd_std=0.01,
+        )
+        for K, v in ((10, 2.0), (5, 2.2), (3, 4.0))
+    ],
+)
+
+
 def ablation(arm, outcome, ratio, **more):
     """Metrics of a study with three seeds whose first arm has a mean of 1, and another arm one of `ratio`; with
     "undecided", one seed disagrees."""
@@ -266,41 +283,13 @@ CASES = [
     ),
     (
         "acceleration-digits",
-        dict(
-            trained_k={"CDRL": 10},
-            seeds=[0, 1, 2],
-            results=[
-                dict(
-                    model="CDRL",
-                    shape="even",
-                    n_langevin=" ".join([str(K)] * 6),
-                    evaluations=6 * K,
-                    fd_mean=v,
-                    fd_std=0.01,
-                )
-                for K, v in ((10, 2.0), (5, 2.2), (3, 4.0))
-            ],
-        ),
+        ACCELERATION,
         "half of the steps",
         "confirmed at this scale",
     ),
     (
         "acceleration-digits",
-        dict(
-            trained_k={"CDRL": 10},
-            seeds=[0, 1, 2],
-            results=[
-                dict(
-                    model="CDRL",
-                    shape="even",
-                    n_langevin=" ".join([str(K)] * 6),
-                    evaluations=6 * K,
-                    fd_mean=v,
-                    fd_std=0.01,
-                )
-                for K, v in ((10, 2.0), (5, 2.2), (3, 4.0))
-            ],
-        ),
+        ACCELERATION,
         "so does a third",
         "not confirmed",
     ),

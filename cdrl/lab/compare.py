@@ -315,7 +315,8 @@ class Judge:
     def final(self, learner, **options) -> dict:  # as above, and `drawing`: the standard deviation of one drawing
         "Means over drawings."
         found = pd.DataFrame([self(learner, self.n_samples, 100 + i, **options) for i in range(self.draws)])
-        spread = float(found["value"].std()) if self.draws > 1 else None
+        several = self.draws > 1 and np.isfinite(found["value"]).all()
+        spread = float(found["value"].std()) if several else None
         return {**{k: float(v) for k, v in found.mean().items()}, "drawing": spread}
 
 # %% ../../nbs/26_compare.ipynb #30377ae6

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WARM_UP', 'POWER', 'PEER_LR', 'EM_PHASES', 'PEERS', 'ancestral', 'power_average', 'in_batches', 'LossLearner',
            'DDPMLearner', 'ddpm_arm', 'peer_size', 'ebmkit_net', 'EbmkitLearner', 'one_level_energy', 'EMLearner',
-           'PCDLearner', 'missing_peers', 'peer_arm']
+           'even_choice', 'PCDLearner', 'missing_peers', 'peer_arm']
 
 # %% ../../nbs/26a_rivals.ipynb #e68911ac
 import math
@@ -345,6 +345,17 @@ class EMLearner(LossLearner):
 
         return in_batches(n, draw)
 
+# %% ../../nbs/26a_rivals.ipynb #3c7d814b
+def even_choice(
+    chains: Tensor,  # [M, …]
+    n: int,
+    generator: torch.Generator,  # on the device of the chains
+) -> Tensor:  # [n, …]
+    "Chains in random order; none comes again before all others have come."
+    rounds = range(math.ceil(n / len(chains)))
+    orders = [torch.randperm(len(chains), generator=generator, device=chains.device) for _ in rounds]
+    return chains[torch.cat(orders)[:n]]
+
 # %% ../../nbs/26a_rivals.ipynb #6c4bd4d2
 class PCDLearner(LossLearner):
     "torchebm's persistent contrastive divergence."
@@ -383,12 +394,7 @@ class PCDLearner(LossLearner):
         "Where samples start."
         if start == "noise":
             return torch.randn(n, *self.data.shape, generator=generator, device=self.device).clamp(-1, 1)
-        chains = self.objective.replay_buffer
-        orders = [
-            torch.randperm(len(chains), generator=generator, device=self.device)
-            for _ in range(math.ceil(n / len(chains)))
-        ]
-        return chains[torch.cat(orders)[:n]]
+        return even_choice(self.objective.replay_buffer, n, generator)
 
     def sample(self, n: int, seed: int, start: str = "chains") -> Tensor:  # [n, …]
         "Chains that go on from the persistent ones, or start from noise."
