@@ -660,6 +660,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'cdrl.lab.runs.is_locked': ('runs.html#is_locked', 'cdrl/lab/runs.py'),
                                'cdrl.lab.runs.is_run': ('runs.html#is_run', 'cdrl/lab/runs.py'),
                                'cdrl.lab.runs.lock_folder': ('runs.html#lock_folder', 'cdrl/lab/runs.py'),
+                               'cdrl.lab.runs.mend_links': ('runs.html#mend_links', 'cdrl/lab/runs.py'),
+                               'cdrl.lab.runs.mend_notebook': ('runs.html#mend_notebook', 'cdrl/lab/runs.py'),
                                'cdrl.lab.runs.new_run': ('runs.html#new_run', 'cdrl/lab/runs.py'),
                                'cdrl.lab.runs.old_run': ('runs.html#old_run', 'cdrl/lab/runs.py'),
                                'cdrl.lab.runs.open_run': ('runs.html#open_run', 'cdrl/lab/runs.py'),

@@ -12,6 +12,7 @@ from papermill.exceptions import PapermillExecutionError
 from cdrl.lab.claims import Beats, judge_claim, load_claims
 from cdrl.lab.grid import expand_grid
 from cdrl.lab.results import ablation_rows
+from cdrl.lab.runs import LINK
 
 SHORT = dict(
     minutes=0.004,
@@ -143,6 +144,16 @@ def test_the_grid_of_ablations_names_every_study_once():
         and {("initializer", "fashion_small"), ("recipe", "fashion_small")} <= set(pairs)
     )
     assert f"--array=0-{len(pairs) - 1} " in (ROOT / "nbs/24_grid.ipynb").read_text()  # a job for every run
+
+
+def test_links_of_executed_notebooks_lead_somewhere():
+    executed = sorted(ROOT.glob("reports/*/*.ipynb"))
+    nowhere = []
+    for path in executed:
+        for cell in json.loads(path.read_text())["cells"]:
+            links = LINK.findall("".join(cell["source"])) if cell["cell_type"] == "markdown" else []
+            nowhere += [f"{path.parent.name}: {link}" for link in links if not (path.parent / link).exists()]
+    assert len(executed) > 30 and not nowhere
 
 
 def test_acceleration(notebook, trained):

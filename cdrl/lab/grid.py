@@ -38,6 +38,7 @@ from cdrl.lab.runs import (
     is_locked,
     is_run,
     lock_folder,
+    mend_notebook,
     settings_of,
 )
 from ..model import write_whole
@@ -239,6 +240,8 @@ def start_run(
     result = subprocess.run(command, cwd=repo_root(), capture_output=True, text=True, env=env)
     if result.returncode:
         write_whole(folder / "error.txt", lambda p: p.write_text(result.stderr[-ERROR_LENGTH:]))
+    else:
+        mend_notebook(folder / f"{notebook}.ipynb")
 
 # %% ../../nbs/24_grid.ipynb #9b118ff1
 def run_one(
