@@ -12,6 +12,7 @@ from conftest import ROOT
 from cdrl.lab.claims import judge_all, load_findings
 from cdrl.lab.front import findings_table, notebook_map, times_table, verdict_counts, zoo_table
 from cdrl.lab.reports import Reports
+from cdrl.lab.runs import mend_links
 
 README = (ROOT / "README.md").read_text()
 INDEX = nbformat.read(ROOT / "nbs/index.ipynb", as_version=4)
@@ -113,7 +114,7 @@ def test_the_committed_page_of_results_is_current():
     page = nbformat.read(ROOT / "reports/results/results.ipynb", as_version=4)
     source = nbformat.read(ROOT / "nbs/results.ipynb", as_version=4)
     assert [c.source for c in page.cells if "injected-parameters" not in c.metadata.get("tags", [])] == [
-        c.source for c in source.cells
+        mend_links(c.source, ROOT / "nbs", ROOT / "reports/results") for c in source.cells
     ]
     shown = "\n".join(
         o["data"].get("text/markdown", "") for c in page.cells for o in c.get("outputs", []) if "data" in o

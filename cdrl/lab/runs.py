@@ -438,9 +438,10 @@ def mend_links(
     return LINK.sub(mend, text)
 
 # %% ../../nbs/21_runs.ipynb #8a2e09ed
-def mend_notebook(path: Path) -> bool:  # whether anything was changed
+def mend_notebook(path: str | Path) -> bool:  # whether anything was changed
     "Mend the links of an executed experiment: those of its texts, and of what it has printed as Markdown."
-    nbs, whole = repo_root() / "nbs", path.read_text()
+    path, nbs = Path(path), repo_root() / "nbs"
+    whole = path.read_text()
     notebook = json.loads(whole)
     texts = [cell for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
     printed = [
