@@ -10,57 +10,39 @@ import time
 import pytest
 import torch
 from conftest import ROOT, TINY
+from workers import start, train
 
 from cdrl.config import get_config
 from cdrl.datasets import load_dataset
 from cdrl.lab.runs import lock_folder, open_run
 from cdrl.trainer import Trainer
 
-WORKER = """
-import sys, torch
-from pathlib import Path
-from cdrl.checkpoints import Checkpoints
-from cdrl.config import get_config
-from cdrl.datasets import load_dataset
-from cdrl.trainer import Trainer
-folder = Path(sys.argv[1])
-small = dict(ebm_channels=8, ebm_channel_mult=[1], ebm_n_blocks=1)
-small_initializer = dict(init_channels=8, init_channel_mult=[1], init_n_blocks=1, init_dropout=0.1)
-short = dict(batch_size=8, n_langevin=1, conditional=True, steps=900)
-settings = dict(**small, **small_initializer, **short)
-trainer, kept = Trainer(get_config("digits", **settings), load_dataset("digits"), log_every=7), Checkpoints(folder)
-if kept.all(): trainer.load_checkpoint(kept.newest())
-print("from", trainer.step, flush=True)
-trainer.fit(callbacks=[(4, kept.save)], checkpoints=kept)
-weights = [p.detach() for p in trainer.ema.parameters()]
-history = [{k: v for k, v in h.items() if k != "seconds"} for h in trainer.history]
-torch.save(dict(weights=weights, history=history), folder / "done.pt")
-"""
-
-
-def start(folder):
+def begin(folder):
+    "A process that trains in a folder, once it is at it, and what it has printed."
     folder.mkdir(exist_ok=True)
-    process = subprocess.Popen([sys.executable, "-c", WORKER, str(folder)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    lines = [process.stdout.readline()]
-    while not lines[-1].startswith("from"):
-        assert lines[-1], f"the worker ended with code {process.wait()}"
-        lines.append(process.stdout.readline())
-    return process, lines
+    said = folder.with_suffix(".txt")
+    said.unlink(missing_ok=True)
+    process = start(train, folder, said)
+    while not said.exists() or "\nfrom " not in "\n" + said.read_text():
+        assert process.is_alive(), f"the worker ended with code {process.exitcode}"
+        time.sleep(0.005)
+    return process, said.read_text()
 
 
 def test_killed_at_ten_random_moments_is_bit_identical(tmp_path):
-    whole, _ = start(tmp_path / "whole")
-    assert whole.wait(300) == 0
+    whole, _ = begin(tmp_path / "whole")
+    whole.join(300)
+    assert whole.exitcode == 0
     kills, moments, chance = 0, [], random.SystemRandom()
     while not (tmp_path / "killed/done.pt").exists():
-        process, lines = start(tmp_path / "killed")
+        process, said = begin(tmp_path / "killed")
         if kills == 6:
-            assert any("is truncated or altered" in line for line in lines)  # damaged after the sixth kill, below
+            assert "is truncated or altered" in said  # damaged after the sixth kill, below
         if kills < 12:
-            moments.append((lines[-1].strip(), delay := chance.uniform(0, 0.5)))
+            moments.append((said, delay := chance.uniform(0, 0.5)))
             time.sleep(delay)
             process.kill()
-            process.wait()
+            process.join()
             kills += 1
             if kills == 6:
                 last = sorted((tmp_path / "killed").glob("checkpoint-*"))[-1]
@@ -68,7 +50,8 @@ def test_killed_at_ten_random_moments_is_bit_identical(tmp_path):
                 data[len(data) // 2] ^= 1
                 last.write_bytes(data)
         else:
-            assert process.wait(300) == 0
+            process.join(300)
+            assert process.exitcode == 0
     a, b = (torch.load(tmp_path / f / "done.pt", weights_only=True) for f in ("whole", "killed"))
     assert kills >= 10, moments
     assert all(torch.equal(x, y) for x, y in zip(a["weights"], b["weights"])) and a["history"] == b["history"], moments
