@@ -5,6 +5,7 @@ Starting a process and importing PyTorch takes seconds. So every experiment is r
 once, takes one of `workers.py`. The imports stand in the fixtures, because pytest-xdist loads this file in one more
 process, which runs no tests."""
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -42,12 +43,18 @@ def notebook(tmp_path):
     """Run `nbs/<name>.ipynb` in a kernel, with parameters; returns the folder of its runs. The executed notebook is
     <folder>/../out.ipynb."""
     import papermill
+    from kernels import ForkedKernels
 
     def run(name, **parameters):
         reports = tmp_path / "reports"
         parameters = {"reports": str(reports), **parameters}
         papermill.execute_notebook(
-            ROOT / "nbs" / f"{name}.ipynb", tmp_path / "out.ipynb", parameters, progress_bar=False, cwd=ROOT
+            ROOT / "nbs" / f"{name}.ipynb",
+            tmp_path / "out.ipynb",
+            parameters,
+            kernel_manager_class=ForkedKernels,
+            progress_bar=False,
+            cwd=ROOT,
         )
         return reports
 
@@ -58,6 +65,7 @@ def notebook(tmp_path):
 def here(tmp_path, monkeypatch):
     """Run a notebook's code in this process, with its parameters as papermill would set them, where no kernel of its
     own is needed; returns the folder of its runs."""
+    import matplotlib.pyplot as plt
     import papermill
 
     def run(name, **parameters):
@@ -71,6 +79,9 @@ def here(tmp_path, monkeypatch):
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 exec(compile(cell.source, f"{name}.ipynb", "exec"), names)
+        names.clear()
+        gc.collect()  # a kernel that ends closes its lock
+        plt.close("all")
         return reports
 
     return run

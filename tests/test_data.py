@@ -368,6 +368,7 @@ def test_two_processes_unpack_and_convert_the_same_set(tmp_path, name):
 
 # --- downloads by two processes at once
 
+
 class SlowServer(http.server.SimpleHTTPRequestHandler):
     """Sends files in two pieces with a pause, so that downloads overlap; notes which were asked for."""
 

@@ -1,12 +1,13 @@
-"""What tests do in processes of their own: to be killed, or two at the same time. The processes are forked from a server
-that has imported the package, so that starting one takes no seconds."""
+"""What tests do in processes of their own: to be killed, or two at the same time. The processes are forked from a
+server that has imported the package, so that starting one takes no seconds."""
 
 import contextlib
 import multiprocessing
 import os
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch._dynamo", "cdrl.trainer", "cdrl.lab.runs"])
+IMPORTED = ["cdrl.lab.compare", "cdrl.lab.launch", "ipykernel.kernelapp", "sklearn.datasets", "torch._dynamo"]
+PROCESSES.set_forkserver_preload(IMPORTED)
 SMALL = dict(
     ebm_channels=8,
     ebm_channel_mult=[1],
@@ -18,7 +19,7 @@ SMALL = dict(
     batch_size=8,
     n_langevin=1,
     conditional=True,
-    steps=900,
+    steps=300,
 )
 
 
@@ -47,6 +48,27 @@ def train(folder, said):
     weights = [p.detach() for p in trainer.ema.parameters()]
     history = [{k: v for k, v in h.items() if k != "seconds"} for h in trainer.history]
     torch.save(dict(weights=weights, history=history), folder / "done.pt")
+
+
+def resume(reports, name, said):
+    "Tell why a run cannot be resumed."
+    from cdrl.lab.runs import open_run
+
+    try:
+        open_run(reports, name, "", {}, resume=True)
+    except Exception as e:
+        said.put(str(e))
+    else:
+        said.put("it can")
+
+
+def refusal(reports, name):
+    "Why another process cannot resume a run."
+    said = PROCESSES.SimpleQueue()
+    process = start(resume, reports, name, said)
+    process.join()
+    assert process.exitcode == 0
+    return said.get()
 
 
 def load(name, root, together, checksums, there, environment):
