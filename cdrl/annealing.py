@@ -24,7 +24,7 @@ def bennett(
     forward: Tensor,  # [..., n] log-weights of runs forward
     back: Tensor,  # [..., m] log-weights of runs back
 ) -> tuple:  # log Z_1/Z_0 [...] and its standard error
-    "Bennett's acceptance ratio, eq. (6), with his formula for the error."
+    "Bennett's acceptance ratio, eq. (2), with his formula for the error."
     f, r = forward.double(), back.double()
     n, m = f.shape[-1], r.shape[-1]
     odds = math.log(m / n)
@@ -112,8 +112,8 @@ def anneal(
     generator: torch.Generator,
     back: bool = False,
     tick=None,  # called after each move
-) -> tuple:  # the end of the run like y, log w [B] of eq. (5), share of accepted moves
-    "Annealed importance sampling between the ends of a path, eq. (5); back, the same sum from the other end."
+) -> tuple:  # the end of the run like y, log w [B] of eq. (1), share of accepted moves
+    "Annealed importance sampling between the ends of a path, eq. (1); back, the same sum from the other end."
     betas, order = plan.betas, list(range(len(plan.betas) - 1))
     if back:
         order.reverse()
@@ -218,7 +218,7 @@ def base_start(
     t: int,
     tether: Tensor | None = None,  # τ; None: the level's, 0: the base by itself
 ) -> Start:
-    "The recovery density of the Gaussian base alone, eq. (7)."
+    "The recovery density of the Gaussian base alone, eq. (3)."
     base = model.base
     s = model.schedule
     B = len(x_next)
@@ -256,7 +256,7 @@ def recovery_start(
     x_next: Tensor,
     t: int,
     label=None,  # as in `recovery_density`
-    variance: float = 0.25,  # c of eq. (8), without a base
+    variance: float = 0.25,  # c of eq. (4), without a base
 ) -> Start:
     "Where to anneal the recovery density of a level from."
     if model.base is not None:
@@ -294,7 +294,7 @@ class AnnealOptions:
     step_scale: float = 1.0  # multiplies the model's step sizes
     adapt: bool = False  # find temperatures and step sizes by a first run
     back: bool = True  # also run back, from where runs forward have settled
-    start_variance: float = 0.25  # c of eq. (8)
+    start_variance: float = 0.25  # c of eq. (4)
 
     def __post_init__(self):
         for name, least in dict(n_anneal=1, n_chains=1 + self.adapt, n_settle=0, n_leapfrog=1).items():

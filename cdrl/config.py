@@ -394,7 +394,8 @@ def check_value(
     if kind is int and hasattr(value, "__index__") and not isinstance(value, bool):
         value = value.__index__()  # NumPy's integers
     if type(value) is not kind:
-        raise ValueError(f"{name} is {value!r}, a {type(value).__name__}; expected a {kind.__name__}")
+        article = "an" if kind is int else "a"
+        raise ValueError(f"{name} is {value!r}, a {type(value).__name__}; expected {article} {kind.__name__}")
     if name in CHOICES and value not in CHOICES[name]:
         raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(CHOICES[name])}")
     if kind is float and not math.isfinite(value):

@@ -196,7 +196,7 @@ class BatchStream:
         rows: slice = slice(None),  # part of each batch to return; random numbers are those of the whole batch
     ):
         if isinstance(data, ImageData) and batch_size > len(data):
-            raise ValueError(f"batch_size {batch_size} is larger than the dataset ({len(data)})")
+            raise ValueError(f"batch_size {batch_size} is larger than the dataset; choose {len(data)} or less")
         self.data = data
         self.batch_size = batch_size
         self.generator = generator

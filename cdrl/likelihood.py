@@ -71,7 +71,7 @@ def ladder_term(
     label,
     log_z: Tensor,  # [..., B]
 ) -> Tensor:  # [..., B]
-    "What a level adds to log w: its bracket in eq. (9), less the density of the noise that led up."
+    "What a level adds to log w: its bracket in eq. (1), less the density of the noise that led up."
     alpha, D = model.schedule.alpha[t], math.prod(x.shape[1:])
     term = recovery_density(model, x_next, t, label)(alpha * x)[0] + D * alpha.log() - log_z
     if t == model.schedule.n_levels - 1:
@@ -88,7 +88,7 @@ def climb_ladder(
     generator: torch.Generator,
     tick=None,
 ) -> Tensor:  # [3, B]: log w with log Z by Bennett's ratio, by its upper and by its lower side
-    "One walk up the ladder from each sample, eq. (9)."
+    "One walk up the ladder from each sample, eq. (1)."
     log_w, top = 0.0, model.schedule.n_levels - 1
     for t in range(top):
         mean, sigma = noising(model, x, t)
@@ -130,7 +130,7 @@ def ladder_likelihood(
     n_importance: int = 4,  # S
     **options,  # `AnnealOptions`
 ) -> Likelihood:
-    """The ladder's density, eq. (9). `lower` takes the upper side of each constant, so it is a bound as far as the
+    """The ladder's density, eq. (1). `lower` takes the upper side of each constant, so it is a bound as far as the
     chains have settled; `upper`, for the model's own samples, takes the lower side."""
     options, S = AnnealOptions(**options), whole_number("n_importance", n_importance, 1)
     x, label = repeated(x, S), repeated(label, S)
@@ -227,7 +227,7 @@ def marginal_likelihood(
     path: str = "levels",  # "levels", or "base" where there is one
     **options,  # `AnnealOptions`; here `n_chains` is the number of runs of all, 500 if not given
 ) -> Likelihood:
-    "The density of the lowest energy, eq. (10); one constant for each label."
+    "The density of the lowest energy, eq. (2); one constant for each label."
     options = AnnealOptions(**{"n_chains": 500, **options})
     several = isinstance(label, Tensor)
     kinds, place = label.unique(return_inverse=True) if several else ([label], torch.zeros(len(x), dtype=torch.long))

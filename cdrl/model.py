@@ -84,13 +84,16 @@ def as_labels(
     "Labels as the networks take them. Raises `ValueError` that says what is allowed."
     if label is None:
         return None
-    values = torch.as_tensor(label, device=device)
+    try:
+        values = torch.as_tensor(label, device=device)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise ValueError(f"label is {label!r}; expected whole numbers") from e
     if values.is_floating_point() and values.isfinite().all() and (values == values.round()).all():
         values = values.long()
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise ValueError(f"label is {label!r}; expected whole numbers")
     if values.numel() and not n_class and int(values.max()) >= 0:
-        raise ValueError("this model has no classes; label must be None")
+        raise ValueError("this model has no classes (those of -p conditional True have); label must be None")
     if values.numel() and not (-1 <= int(values.min()) and int(values.max()) < n_class):
         raise ValueError(
             f"label must be in 0 … {n_class - 1}, or -1 for no class; got {int(values.min())} … {int(values.max())}"
@@ -139,7 +142,7 @@ def as_generator(seed: int | None, generator: torch.Generator | None, device) ->
 # %% ../nbs/07_model.ipynb #c2944a8a
 @patch(as_prop=True)
 def width(self: CDRL) -> Tensor:  # [T]
-    "Standard deviation w_t of a pixel of y at every level, by the base."
+    "Standard deviation d_t of a pixel of y at every level, by the base."
     return self.schedule.alpha * self.base.width(self.schedule)[:-1]
 
 # %% ../nbs/07_model.ipynb #38c56f6e
@@ -149,7 +152,7 @@ def scaled(
     y: Tensor,  # [B, …]
     t: Tensor,  # [B] long
 ) -> Tensor:  # like y
-    "What the energy's network sees: y / w_t if there is a base, else y."
+    "What the energy's network sees: y / d_t if there is a base, else y."
     return y if self.base is None else y / bcast(self.width[t], y)
 
 # %% ../nbs/07_model.ipynb #e51545fe
@@ -317,7 +320,7 @@ def log_density(
     label: "Tensor|int|list|None" = None,  # one for all or [B], in -1 … n_class-1
 ) -> Tensor:  # [B], nats
     """F(α_{t+1} x; t), the log-density of level t in nats, up to log Z of the level (and the label); with a Gaussian
-    base and the network at zero, log Z is that of α_{t+1}: D log α_{t+1}. Differentiable with respect to x, also by
+    base and the network at zero, log Z is −D log α_{t+1}. Differentiable with respect to x, also by
     `torch.func`; the parameters count as constants (train through `log_density_at`). Raises `ValueError` for another
     shape, level or label, and for images that are not in [-1, 1] but whole numbers."""
     level, x = whole_number("level", level, 0, self.schedule.n_levels - 1), self.as_input(x)
@@ -538,7 +541,7 @@ def save_pretrained(
     weights = {k: v.contiguous() for k, v in self.state_dict().items()}
     write_whole(path / "model.safetensors", lambda p: save_file(weights, p))
     write_whole(path / "config.json", lambda p: p.write_text(json.dumps(self.config, indent=2) + "\n"))
-    write_whole(path / "README.md", lambda p: p.write_text(self.card(f"{path.parent.name}/{path.name}", note)))
+    write_whole(path / "README.md", lambda p: p.write_text(self.card("/".join(path.parts[-3:]).lstrip("/"), note)))
 
 # %% ../nbs/07_model.ipynb #d35c601c
 @patch(cls_method=True)

@@ -46,7 +46,7 @@ def model(**kw):
     [
         (ValueError, "choose one of checkerboard, digits", lambda: get_config("mnist-like")),
         (ValueError, "'lr' is unknown", lambda: get_config("digits", lr=1.0)),
-        (ValueError, "expected a int", lambda: get_config("digits", steps=1.5)),
+        (ValueError, "expected an int", lambda: get_config("digits", steps=1.5)),
         (ValueError, "expected a bool", lambda: get_config("digits", conditional=1)),
         (ValueError, "expected numbers such as", lambda: get_config("digits", ebm_channel_mult="a,b")),
         (ValueError, "must be in 0 … 1", lambda: get_config("digits", label_dropout=1.5)),

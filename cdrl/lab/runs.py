@@ -97,6 +97,7 @@ class Run:
     lock: object = None  # open file; while it is open, no other process can open the run
     keep: int = 3  # checkpoints
     device: str = "cpu"  # on which parts are made
+    earlier_seconds: float = 0.0  # that processes before this one have spent on the run
 
     @property
     def name(self) -> str:
@@ -384,7 +385,9 @@ def open_run(
         except OSError as e:
             advice = "choose another one with -p reports PATH"
             raise OSError(f"run folder {family[0]} cannot be written ({e.strerror}); {advice}") from e
-    return Run(folder, config, commit(repo_root()), time.time(), lock, keep, device)
+    run = Run(folder, config, commit(repo_root()), time.time(), lock, keep, device)
+    run.earlier_seconds = sum(part.get("wall_seconds", 0.0) for part in run.parts)
+    return run
 
 # %% ../../nbs/21_runs.ipynb #24a98a83
 def write_manifest(
@@ -404,7 +407,7 @@ def write_manifest(
         python=platform.python_version(),
         torch=torch.__version__,
         started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(run.started)),
-        wall_seconds=round(time.time() - run.started, 1),
+        wall_seconds=round(run.earlier_seconds + time.time() - run.started, 1),
         **more,
     )
     parts = run.parts
