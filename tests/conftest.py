@@ -1,17 +1,18 @@
-"""Shared helpers: experiments are run through papermill, in a fresh folder, with parameters that make them tiny."""
+"""Shared helpers: experiments are run through papermill, in a fresh folder, with parameters that make them tiny.
 
+Starting a process and importing PyTorch takes seconds. So every experiment is run once in a kernel of its own
+(`notebook`), and its other runs are in the test's process (`here`). What needs a process that can be killed, or two at
+once, takes one of `workers.py`. The imports stand in the fixtures, because pytest-xdist loads this file in one more
+process, which runs no tests."""
+
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 
-import papermill
 import pytest
-
-from cdrl.config import Config, get_config
-from cdrl.datasets import load_dataset
-from cdrl.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = dict(
@@ -32,16 +33,28 @@ TINY = dict(
 )
 
 
+def pytest_collection_modifyitems(items):
+    "The longest tests first, or one processor waits for the other at the end: those that start a kernel."
+    items.sort(key=lambda item: "notebook" not in item.fixturenames)
+
+
 @pytest.fixture
 def notebook(tmp_path):
-    """Run `nbs/<name>.ipynb` with parameters; returns the folder of its runs. The executed notebook is
+    """Run `nbs/<name>.ipynb` in a kernel, with parameters; returns the folder of its runs. The executed notebook is
     <folder>/../out.ipynb."""
+    import papermill
+    from kernels import ForkedKernels
 
     def run(name, **parameters):
         reports = tmp_path / "reports"
         parameters = {"reports": str(reports), **parameters}
         papermill.execute_notebook(
-            ROOT / "nbs" / f"{name}.ipynb", tmp_path / "out.ipynb", parameters, progress_bar=False, cwd=ROOT
+            ROOT / "nbs" / f"{name}.ipynb",
+            tmp_path / "out.ipynb",
+            parameters,
+            kernel_manager_class=ForkedKernels,
+            progress_bar=False,
+            cwd=ROOT,
         )
         return reports
 
@@ -52,6 +65,8 @@ def notebook(tmp_path):
 def here(tmp_path, monkeypatch):
     """Run a notebook's code in this process, with its parameters as papermill would set them, where no kernel of its
     own is needed; returns the folder of its runs."""
+    import matplotlib.pyplot as plt
+    import papermill
 
     def run(name, **parameters):
         monkeypatch.chdir(ROOT)
@@ -64,6 +79,9 @@ def here(tmp_path, monkeypatch):
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 exec(compile(cell.source, f"{name}.ipynb", "exec"), names)
+        names.clear()
+        gc.collect()  # a kernel that ends closes its lock
+        plt.close("all")
         return reports
 
     return run
@@ -81,17 +99,23 @@ def refused(here):
     return run
 
 
-@pytest.fixture
-def trained(tmp_path):
-    """A model of the tiny settings, trained in this process; gives its folder."""
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A model of the tiny settings, trained in this process, once for all tests; gives its folder."""
+    from cdrl.config import Config, get_config
+    from cdrl.datasets import load_dataset
+    from cdrl.trainer import Trainer
+
+    models, folders = tmp_path_factory.mktemp("models"), {}
 
     def train(dataset="digits", **settings):
         settings = {k: v for k, v in {**TINY, **settings}.items() if k in Config.__dataclass_fields__}
         config = get_config(dataset, **settings)
-        trainer = Trainer(config, load_dataset(config.dataset))
-        trainer.fit()
-        folder = tmp_path / "models" / str(len(list((tmp_path / "models").glob("*"))))
-        trainer.averaged.save_pretrained(folder)
-        return str(folder)
+        if str(config) not in folders:
+            trainer = Trainer(config, load_dataset(config.dataset))
+            trainer.fit()
+            folders[str(config)] = str(models / str(len(folders)))
+            trainer.averaged.save_pretrained(folders[str(config)])
+        return folders[str(config)]
 
     return train

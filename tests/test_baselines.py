@@ -84,10 +84,10 @@ def test_all_arms_that_are_installed(notebook, dataset, metric):
     assert all((run / name).exists() for name in ("figures/curves.png", "figures/samples.png", "manifest.json"))
 
 
-def test_resumed_with_an_arm_that_diverged(notebook):
+def test_resumed_with_an_arm_that_diverged(here):
     """Finished parts are changed by hand: a resumed run must take them as they are, and judge by them."""
     names = ["CDRL", "DRL, K 5", "DDPM"]
-    run = notebook("baselines", dataset="digits_small", arms=names, **TINY) / "baselines-digits"
+    run = here("baselines", dataset="digits_small", arms=names, **TINY) / "baselines-digits"
     parts = json.loads((run / "parts.json").read_text())
     assert [q["key"][:2] for q in parts] == [["costs"], *(["train", a] for a in names)]
     finished = {q["key"][1]: q for q in parts if q["key"][0] == "train"}
@@ -100,7 +100,7 @@ def test_resumed_with_an_arm_that_diverged(notebook):
     finished["DDPM"].update(diverged="the loss is nan after 7 iterations", value=float("nan"), curve=[])
     (run / "metrics.json").unlink()
     (run / "parts.json").write_text(json.dumps(parts))
-    notebook("baselines", dataset="digits_small", arms=names, resume=True, **TINY)
+    here("baselines", dataset="digits_small", arms=names, resume=True, **TINY)
     metrics, ddpm, drl = read(run), read(run)["verdicts"]["CDRL / DDPM"], read(run)["verdicts"]["CDRL / DRL, K 5"]
     assert len(json.loads((run / "parts.json").read_text())) == len(parts)
     assert drl["ratio"] == pytest.approx(0.4) and drl["holds"]

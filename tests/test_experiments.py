@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import nbformat
 import pandas as pd
@@ -18,6 +19,7 @@ import yaml
 from conftest import ROOT, TINY
 from safetensors.torch import load_file
 
+import cdrl.lab.grid
 from cdrl.config import PRESETS, Config
 from cdrl.lab.front import Reports
 from cdrl.lab.parameters import settings_cell
@@ -79,8 +81,8 @@ def test_settings_in_the_parameters_cell_are_those_of_config(name):
     ],
     ids=["default", "conditional", "drl", "paper-scale", "metropolis"],
 )
-def test_train(notebook, extra):
-    run = notebook("train", **{**TINY, **extra}) / "digits"
+def test_train(notebook, here, extra):
+    run = (here if extra else notebook)("train", **{**TINY, **extra}) / "digits"
     assert {p.name for p in run.iterdir()} == FILES
     metrics, manifest = (json.loads((run / f"{n}.json").read_text()) for n in ("metrics", "manifest"))
     assert (
@@ -105,9 +107,9 @@ def test_train(notebook, extra):
     assert model.sample(2, label=3 if model.n_class else None, seed=0).shape == (2, 1, 8, 8)
 
 
-def test_train_points_and_two_runs_side_by_side(notebook):
+def test_train_points_and_two_runs_side_by_side(here):
     for name in ("checkerboard", "checkerboard-2"):
-        run = notebook("train", dataset="checkerboard", **POINTS, n_progress=32) / name
+        run = here("train", dataset="checkerboard", **POINTS, n_progress=32) / name
         assert {"inside", "histogram_kl"} <= set(json.loads((run / "metrics.json").read_text()))
 
 
@@ -177,9 +179,9 @@ def test_time_to_quality(notebook):
     assert "| 2 of 2 |" in quality_table(Reports(run.parent)).data  # the page of results can read it
 
 
-def test_killed_and_resumed_is_bit_identical(notebook, tmp_path):
+def test_killed_and_resumed_is_bit_identical(here, tmp_path):
     settings = {**TINY, "steps": 60, "checkpoint_every": 5, "snapshots": 4}
-    whole = notebook("train", run="whole", **settings) / "whole"
+    whole = here("train", run="whole", **settings) / "whole"
     reports, args = whole.parent, [a for k, v in settings.items() if not isinstance(v, list) for a in ("-p", k, str(v))]
     args += [a for k, v in settings.items() if isinstance(v, list) for a in ("-y", f"{k}: {v}")]
     process = subprocess.Popen(
@@ -211,15 +213,15 @@ def test_killed_and_resumed_is_bit_identical(notebook, tmp_path):
     process.wait()
     psutil.wait_procs(family[1:], timeout=10)
     assert not (reports / "killed/metrics.json").exists()
-    notebook("train", run="killed", resume=True, **settings)
+    here("train", run="killed", resume=True, **settings)
     a, b = (load_file(reports / r / "model/model.safetensors") for r in ("whole", "killed"))
     assert all(torch.equal(a[k], b[k]) for k in a)
     h = [pd.read_csv(reports / r / "history.csv").drop(columns="seconds") for r in ("whole", "killed")]
     pd.testing.assert_frame_equal(*h)
 
 
-def test_a_run_of_another_preset_is_left_untouched(notebook, refused):
-    run = notebook("train", run="mine", **TINY) / "mine"
+def test_a_run_of_another_preset_is_left_untouched(here, refused):
+    run = here("train", run="mine", **TINY) / "mine"
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     for extra in (dict(), dict(resume=True), dict(resume=True, dataset="checkerboard")):
         assert "mine" in refused("train", run="mine", **{**TINY, **extra})
@@ -409,21 +411,28 @@ def test_cost(notebook):
     )
 
 
-def test_grid_runs_on_after_a_failure_and_skips_what_is_finished(tmp_path):
-    small = {k: v for k, v in TINY.items() if k != "n_reference"}
+def test_grid_runs_on_after_a_failure_and_skips_what_is_finished(tmp_path, capfd):
+    small = dict(POINTS, dataset="checkerboard", n_progress=32)
     spec = dict(
         notebook="train", name="g-{seed}-{ebm_lr}", base={**small, "recoveries": 0}, grid=dict(seed=[0, 1]), runs=[]
     )
     spec["base"]["ebm_lr"] = 1.0e-3
     spec["runs"] = [dict(seed=2, ebm_lr="fast")]  # refused by the notebook
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(spec))
-    command = [sys.executable, "-m", "cdrl.lab.grid", str(tmp_path / "grid.yaml"), "--reports"]
+    given = [str(tmp_path / "grid.yaml"), "--reports", str(tmp_path / "reports")]
 
     def run(*more):
-        given = [*command, str(tmp_path / "reports"), *more]
-        return subprocess.run(given, cwd=ROOT, capture_output=True, text=True)
+        "The command in this process: its code and what it has printed."
+        code = 0
+        try:
+            cdrl.lab.grid.main([*given, *more])
+        except SystemExit as e:
+            code = e.code
+        printed = capfd.readouterr()
+        return SimpleNamespace(returncode=code, stdout=printed.out, stderr=printed.err)
 
-    first = run("--only", "0")
+    command = [sys.executable, "-m", "cdrl.lab.grid", *given, "--only", "0"]
+    first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert first.returncode == 0 and "g-0-0.001: finished" in first.stdout, first.stderr
     second = run("--workers", "1")
     assert (

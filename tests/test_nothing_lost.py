@@ -3,64 +3,47 @@ every error is clear."""
 
 import os
 import random
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
-from conftest import ROOT, TINY
+from conftest import TINY
+from workers import refusal, start, train
 
 from cdrl.config import get_config
 from cdrl.datasets import load_dataset
 from cdrl.lab.runs import lock_folder, open_run
 from cdrl.trainer import Trainer
 
-WORKER = """
-import sys, torch
-from pathlib import Path
-from cdrl.checkpoints import Checkpoints
-from cdrl.config import get_config
-from cdrl.datasets import load_dataset
-from cdrl.trainer import Trainer
-folder = Path(sys.argv[1])
-small = dict(ebm_channels=8, ebm_channel_mult=[1], ebm_n_blocks=1)
-small_initializer = dict(init_channels=8, init_channel_mult=[1], init_n_blocks=1, init_dropout=0.1)
-short = dict(batch_size=8, n_langevin=1, conditional=True, steps=900)
-settings = dict(**small, **small_initializer, **short)
-trainer, kept = Trainer(get_config("digits", **settings), load_dataset("digits"), log_every=7), Checkpoints(folder)
-if kept.all(): trainer.load_checkpoint(kept.newest())
-print("from", trainer.step, flush=True)
-trainer.fit(callbacks=[(4, kept.save)], checkpoints=kept)
-weights = [p.detach() for p in trainer.ema.parameters()]
-history = [{k: v for k, v in h.items() if k != "seconds"} for h in trainer.history]
-torch.save(dict(weights=weights, history=history), folder / "done.pt")
-"""
 
-
-def start(folder):
+def begin(folder):
+    "A process that trains in a folder, once it is at it, and what it has printed."
     folder.mkdir(exist_ok=True)
-    process = subprocess.Popen([sys.executable, "-c", WORKER, str(folder)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    lines = [process.stdout.readline()]
-    while not lines[-1].startswith("from"):
-        assert lines[-1], f"the worker ended with code {process.wait()}"
-        lines.append(process.stdout.readline())
-    return process, lines
+    said = folder.with_suffix(".txt")
+    said.unlink(missing_ok=True)
+    process = start(train, folder, said)
+    while not said.exists() or "\nfrom " not in "\n" + said.read_text():
+        assert process.is_alive(), f"the worker ended with code {process.exitcode}"
+        time.sleep(0.005)
+    return process, said.read_text()
 
 
 def test_killed_at_ten_random_moments_is_bit_identical(tmp_path):
-    whole, _ = start(tmp_path / "whole")
-    assert whole.wait(300) == 0
+    whole, _ = begin(tmp_path / "whole")
+    begun = time.time()
+    whole.join(300)
+    longest = (time.time() - begun) / 20  # twelve kills end before the training does
+    assert whole.exitcode == 0
     kills, moments, chance = 0, [], random.SystemRandom()
     while not (tmp_path / "killed/done.pt").exists():
-        process, lines = start(tmp_path / "killed")
+        process, said = begin(tmp_path / "killed")
         if kills == 6:
-            assert any("is truncated or altered" in line for line in lines)  # damaged after the sixth kill, below
+            assert "is truncated or altered" in said  # damaged after the sixth kill, below
         if kills < 12:
-            moments.append((lines[-1].strip(), delay := chance.uniform(0, 0.5)))
+            moments.append((said, delay := chance.uniform(0, longest)))
             time.sleep(delay)
             process.kill()
-            process.wait()
+            process.join()
             kills += 1
             if kills == 6:
                 last = sorted((tmp_path / "killed").glob("checkpoint-*"))[-1]
@@ -68,7 +51,8 @@ def test_killed_at_ten_random_moments_is_bit_identical(tmp_path):
                 data[len(data) // 2] ^= 1
                 last.write_bytes(data)
         else:
-            assert process.wait(300) == 0
+            process.join(300)
+            assert process.exitcode == 0
     a, b = (torch.load(tmp_path / f / "done.pt", weights_only=True) for f in ("whole", "killed"))
     assert kills >= 10, moments
     assert all(torch.equal(x, y) for x, y in zip(a["weights"], b["weights"])) and a["history"] == b["history"], moments
@@ -77,22 +61,19 @@ def test_killed_at_ten_random_moments_is_bit_identical(tmp_path):
     ) in (3, 4)  # killed after the very last save and before the oldest went: one more
 
 
-def test_a_second_process_on_the_same_run_is_refused(notebook, tmp_path):
+def test_a_second_process_on_the_same_run_is_refused(tmp_path):
     run = open_run(tmp_path / "reports", "busy", "", {})
     (run.folder / "checkpoints").mkdir()
     (run.folder / "checkpoints/checkpoint-00000001-0.pt").write_bytes(b"")
-    code = f"from cdrl.lab.runs import open_run; open_run({str(tmp_path / 'reports')!r}, 'busy', '', {{}}, resume=True)"
-    r = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert r.returncode and f"run 'busy' is in use by process {os.getpid()}" in r.stderr
+    assert f"run 'busy' is in use by process {os.getpid()}" in refusal(tmp_path / "reports", "busy")
     run.close()
     lock_folder(run.folder).close()
 
 
-def test_two_devices_through_the_notebook(notebook):
-    run = notebook("train", n_devices=2, **TINY) / "digits"
+def test_two_devices_through_the_notebook(here, refused):
+    run = here("train", n_devices=2, **TINY) / "digits"
     assert {"metrics.json", "history.csv", "quality.csv"} <= {p.name for p in run.iterdir()}
-    with pytest.raises(Exception, match="n_devices is 99; this machine has"):
-        notebook("train", n_devices=99, run="many", **TINY)
+    assert "n_devices is 99; this machine has" in refused("train", n_devices=99, run="many", **TINY)
 
 
 @pytest.mark.parametrize("begun, elsewhere", [("avx512_bf16", "avx2"), ("avx2", "avx512_bf16")])

@@ -170,13 +170,13 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_evaluate_runs_the_authors_checkpoint(notebook, tmp_path, small):
+def test_evaluate_runs_the_authors_checkpoint(here, tmp_path, small):
     from made_data import make_cifar10
 
     make_cifar10(tmp_path / "data")
     torch.save(authors_file(*small, *small), tmp_path / "small.pth.tar")
     run = (
-        notebook(
+        here(
             "evaluate",
             model=f"official:{tmp_path / 'small.pth.tar'}",
             dataset="cifar10",
