@@ -893,6 +893,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'cdrl.schedule.diffuse': ('schedule.html#diffuse', 'cdrl/schedule.py'),
                                'cdrl.schedule.level_tensors': ('schedule.html#level_tensors', 'cdrl/schedule.py'),
                                'cdrl.schedule.logsnr_cosine': ('schedule.html#logsnr_cosine', 'cdrl/schedule.py'),
+                               'cdrl.schedule.logsnr_geometric': ('schedule.html#logsnr_geometric', 'cdrl/schedule.py'),
                                'cdrl.schedule.logsnr_linear': ('schedule.html#logsnr_linear', 'cdrl/schedule.py'),
                                'cdrl.schedule.logsnr_sigmoid': ('schedule.html#logsnr_sigmoid', 'cdrl/schedule.py'),
                                'cdrl.schedule.noise_step': ('schedule.html#noise_step', 'cdrl/schedule.py'),

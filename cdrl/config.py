@@ -40,7 +40,9 @@ class ScheduleSettings:
     step_b2: float = 4e-4  # b² of the paper's rule
     step_r: float = 0.5  # s_t/σ̃_t of the posterior rule
     energy_scale: str = "langevin"  # F/f: 1/s_t² ("langevin") or 1/(α_{t+1}σ̄_t) ("noise")
-    noise_schedule: str = "cosine"  # how λ falls over the levels: "cosine", "linear" (DDPM, DRL) or "sigmoid"
+    noise_schedule: str = (
+        "cosine"  # how λ falls over the levels: "cosine", "linear" (DDPM, DRL), "sigmoid", "geometric"
+    )
     init_noise: bool = True  # the initializer draws with width σ̃_t; False: it gives its mean
 
 # %% ../nbs/08_config.ipynb #1fc1eb99
@@ -228,7 +230,7 @@ EMOJI = dict(
     dataset="emoji",
     base_rank=128,
     n_levels=4,
-    noise_schedule="linear",
+    noise_schedule="geometric",
     n_langevin=4,
     step_r=0.6,
     patch=2,
@@ -243,7 +245,7 @@ EMOJI = dict(
     init_dropout=0.0,
     init_lr=2e-3,
     batch_size=32,
-    steps=8_000,
+    steps=6_500,
     precision="auto",
 )
 
@@ -261,8 +263,9 @@ CHECKERBOARD = dict(
     init_n_blocks=3,
     metropolis=True,
     step_r=1.0,
-    level_weights=(8, 3, 1, 1, 1, 1),
-    n_langevin=160,
+    noise_schedule="geometric",
+    level_weights=(6, 4, 2, 2, 1, 1),
+    n_langevin=20,
     ebm_base="gaussian",
     warm_start=1.0,
     ebm_lr=1e-3,
@@ -312,7 +315,7 @@ CHOICES = dict(
     step_size=("paper", "posterior"),
     ebm_base=("none", "gaussian"),
     energy_scale=("langevin", "noise"),
-    noise_schedule=("cosine", "linear", "sigmoid"),
+    noise_schedule=("cosine", "linear", "sigmoid", "geometric"),
     ebm_act=("silu", "relu", "leaky_relu"),
     ebm_conditioning=("add", "film"),
     initializer=("cooperative", "clean", "frozen", "absent"),
