@@ -40,9 +40,7 @@ class ScheduleSettings:
     step_b2: float = 4e-4  # b² of the paper's rule
     step_r: float = 0.5  # s_t/σ̃_t of the posterior rule
     energy_scale: str = "langevin"  # F/f: 1/s_t² ("langevin") or 1/(α_{t+1}σ̄_t) ("noise")
-    noise_schedule: str = (
-        "cosine"  # how λ falls over the levels: "cosine", "linear" (DDPM, DRL), "sigmoid", "geometric"
-    )
+    noise_schedule: str = "cosine"  # λ over the levels: cosine, linear (DDPM, DRL), sigmoid or geometric
     init_noise: bool = True  # the initializer draws with width σ̃_t; False: it gives its mean
 
 # %% ../nbs/08_config.ipynb #1fc1eb99

@@ -154,7 +154,7 @@ def rate_factor(
     "Both phases warm up and fall; the phase after a warm start has a fraction of the rates."
     c = self.config
     offset = c.init_warmup_offset if which == "initializer" else 0
-    if step < self.warm_steps:
+    if step < self.warm_steps or self.warm_steps == c.steps:
         return lr_factor(step, self.warm_steps, c.warmup, offset, c.decay_from)
     factor = lr_factor(step - self.warm_steps, c.steps - self.warm_steps, c.warmup, offset, c.decay_from)
     return factor * c.recovery_rate if self.warm_steps else factor

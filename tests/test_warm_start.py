@@ -83,13 +83,14 @@ def test_each_way_to_train_has_both_phases(settings):
     assert trainer.averaged.sample(4, seed=0).isfinite().all()
 
 
-def test_points_have_a_base_too():
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_points_have_a_base_too(share):
     data = load_dataset("checkerboard")
     trainer = Trainer(
         get_config(
             "checkerboard",
             ebm_base="gaussian",
-            warm_start=0.5,
+            warm_start=share,
             steps=20,
             warmup=5,
             ebm_channels=16,
