@@ -265,12 +265,13 @@ CHECKERBOARD = dict(
     level_weights=(6, 4, 2, 2, 1, 1),
     n_langevin=20,
     ebm_base="gaussian",
-    warm_start=1.0,
+    warm_start=0.91,
+    recovery_rate=0.2,
     ebm_lr=1e-3,
     warmup=1000,
     decay_from=0.3,
     ema=0.999,
-    steps=12_000,
+    steps=11_000,
 )
 
 # %% ../nbs/08_config.ipynb #1347c70f
