@@ -47,8 +47,7 @@ def read(run):
 )
 def test_all_arms_that_are_installed(notebook, dataset, metric):
     small = dataset == "digits_small"
-    without = ("CDRL, no warm start", "DRL, base and warm start")  # the checkerboard's preset has no warm start
-    ours = [*OURS, "DDPM, CDRL's U-Net"] if small else [a for a in OURS if a not in without]
+    ours = [*OURS, "DDPM, CDRL's U-Net"] if small else OURS
     name, changes = f"baselines-{dataset.removesuffix('_small')}", dict(changes=QUICK) if small else {}
     run = notebook("baselines", dataset=dataset, **TINY, **changes) / name
     metrics, curves = read(run), pd.read_csv(run / "curves.csv")
