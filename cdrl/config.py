@@ -200,7 +200,7 @@ FASHION_MNIST = dict(
 # %% ../nbs/08_config.ipynb #52489033
 FASHION_SMALL = dict(
     SMALL,
-    **TWO_PHASES,
+    **{**TWO_PHASES, "warm_start": 0.6},
     dataset="fashion_mnist:16",
     n_levels=3,
     n_langevin=4,
@@ -218,7 +218,7 @@ FASHION_SMALL = dict(
     init_lr=3e-3,
     batch_size=32,
     decay_from=0.8,
-    steps=6_300,
+    steps=6_400,
 )
 
 # %% ../nbs/08_config.ipynb #0d8a78cb
