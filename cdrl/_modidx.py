@@ -439,7 +439,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'cdrl.lab.evaluate.progress_line': ('evaluate.html#progress_line', 'cdrl/lab/evaluate.py'),
                                    'cdrl.lab.evaluate.sample_share': ('evaluate.html#sample_share', 'cdrl/lab/evaluate.py'),
                                    'cdrl.lab.evaluate.score_samples': ('evaluate.html#score_samples', 'cdrl/lab/evaluate.py'),
-                                   'cdrl.lab.evaluate.seconds_per_step': ('evaluate.html#seconds_per_step', 'cdrl/lab/evaluate.py'),
                                    'cdrl.lab.evaluate.spread_labels': ('evaluate.html#spread_labels', 'cdrl/lab/evaluate.py')},
             'cdrl.lab.fewer_steps': { 'cdrl.lab.fewer_steps.StepMeter': ('fewer_steps.html#stepmeter', 'cdrl/lab/fewer_steps.py'),
                                       'cdrl.lab.fewer_steps.StepMeter.best_scale': ( 'fewer_steps.html#stepmeter.best_scale',

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GOLDEN', 'classifier_folder', 'make_evaluator', 'spread_labels', 'sample_share', 'progress_line', 'Progress',
-           'seconds_per_step', 'score_samples', 'json_rows']
+           'score_samples', 'json_rows']
 
 # %% ../../nbs/22_evaluate.ipynb #d70ecd21
 import hashlib
@@ -144,23 +144,6 @@ class Progress:
             self.run.write_csv("history.csv", trainer.history)
             self.run.write_csv("quality.csv", trainer.notes.get("quality", []))
         self.run.checkpoints.save(trainer)
-
-# %% ../../nbs/22_evaluate.ipynb #304c07f0
-def seconds_per_step(
-    config,  # from `get_config`
-    data,  # training data from `load_dataset`
-    device: str = "cpu",
-    n: int = 20,  # iterations to time, after `warm` others
-    warm: int = 3,
-) -> float:  # median
-    "Time of a training iteration, of a trainer that is thrown away."
-    trainer, times = Trainer(config, data, device), []
-    for _ in range(warm + n):
-        start = time.perf_counter()
-        log = trainer.train_step()
-        log["ebm_loss"].item()  # wait for the device
-        times.append(time.perf_counter() - start)
-    return float(np.median(times[warm:]))
 
 # %% ../../nbs/22_evaluate.ipynb #429ea904
 def score_samples(
