@@ -224,13 +224,7 @@ FASHION_SMALL = dict(
 # %% ../nbs/08_config.ipynb #0d8a78cb
 EMOJI = dict(
     SMALL,
-    **{**TWO_PHASES, "warm_start": 0.75, "recovery_rate": 0.2},
     dataset="emoji",
-    base_rank=128,
-    n_levels=4,
-    noise_schedule="geometric",
-    n_langevin=4,
-    step_r=0.6,
     patch=2,
     ebm_channels=32,
     ebm_channel_mult=(1, 2, 4),
@@ -241,9 +235,13 @@ EMOJI = dict(
     init_attention=(8,),
     init_groups=8,
     init_dropout=0.0,
-    init_lr=2e-3,
-    batch_size=32,
-    steps=6_500,
+    logsnr_max=6.0,
+    ebm_lr=1e-3,
+    init_lr=3e-3,
+    decay_from=0.75,
+    batch_size=64,
+    ema=0.998,
+    steps=10_000,
     precision="auto",
 )
 

@@ -21,7 +21,7 @@ from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.profiler import ProfilerActivity, profile
 
-from ..config import get_config
+from ..config import ALGORITHM_1, get_config
 from ..data import ImageData
 from ..datasets import load_dataset
 from ..ebm import EBM, value_and_grad
@@ -240,10 +240,10 @@ class Bench:
         precision: str = "fp32",
         **settings,  # of the preset
     ) -> tuple:  # trainer, a noised batch
-        "A trainer that has not begun."
+        "A trainer of Algorithm 1 alone that has not begun."
         paper = name.startswith(("cifar10", "imagenet32", "celeba64"))
         small = dict(batch_size=self.image_batch, n_langevin=self.image_langevin) if paper else {}
-        usual = dict(metropolis=False, level_weights=[], cuda_graphs=False)
+        usual = dict(ALGORITHM_1, metropolis=False, level_weights=[], cuda_graphs=False)
         config = get_config(name, seed=self.seed, precision=precision, **{**usual, **small, **settings})
         data = load_dataset("digits" if paper else config.dataset, root=repo_root() / "data")
         trainer = Trainer(config, self.noise_data(name, data) if paper else data, self.device)
