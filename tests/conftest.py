@@ -13,18 +13,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from pathlib import Path
 
 import pytest
+from tiny import NETWORKS
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = dict(
+    NETWORKS,
     steps=6,
     batch_size=8,
     n_langevin=1,
-    ebm_channels=8,
-    ebm_channel_mult=[1],
-    ebm_n_blocks=1,
-    init_channels=8,
-    init_channel_mult=[1],
-    init_n_blocks=1,
     n_samples=32,
     n_progress=32,
     n_reference=64,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from made_data import MAKERS, idx, make_emoji
 from PIL import Image
+from tiny import NETWORKS
 
 from cdrl.checkpoints import Checkpoints
 from cdrl.config import build_model, get_config
@@ -26,12 +27,7 @@ from cdrl.schedule import Schedule
 from cdrl.trainer import Trainer
 
 SMALL = dict(
-    ebm_channels=8,
-    ebm_channel_mult=[1],
-    ebm_n_blocks=1,
-    init_channels=8,
-    init_channel_mult=[1],
-    init_n_blocks=1,
+    NETWORKS,
     batch_size=8,
     n_langevin=1,
 )

@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 from conftest import TINY
+from tiny import NETWORKS
 from workers import refusal, start, train
 
 from cdrl.config import get_config
@@ -79,12 +80,7 @@ def test_two_devices_through_the_notebook(here, refused):
 @pytest.mark.parametrize("begun, elsewhere", [("avx512_bf16", "avx2"), ("avx2", "avx512_bf16")])
 def test_a_run_keeps_its_precision_on_another_processor(monkeypatch, tmp_path, begun, elsewhere):
     small = dict(
-        ebm_channels=8,
-        ebm_channel_mult=[1],
-        ebm_n_blocks=1,
-        init_channels=8,
-        init_channel_mult=[1],
-        init_n_blocks=1,
+        NETWORKS,
         batch_size=8,
         precision="auto",
     )

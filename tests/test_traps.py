@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
+from tiny import NETWORKS
 
 import cdrl.lab.grid
 import cdrl.lab.launch
@@ -27,12 +28,7 @@ from cdrl.lab.runs import LOCK, RUNNER_LOCK, is_locked, lock_folder, open_run, s
 from cdrl.metrics import SmallClassifier, inception_scores, load_classifier, nearest, save_classifier
 
 SMALL = dict(
-    ebm_channels=8,
-    ebm_channel_mult=[1],
-    ebm_n_blocks=1,
-    init_channels=8,
-    init_channel_mult=[1],
-    init_n_blocks=1,
+    NETWORKS,
     n_langevin=1,
 )
 INF, NAN = math.inf, math.nan

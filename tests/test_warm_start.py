@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import TINY
+from tiny import NETWORKS
 
 from cdrl.config import get_config
 from cdrl.datasets import load_dataset
@@ -16,12 +17,7 @@ from cdrl.model import CDRL
 from cdrl.trainer import Trainer
 
 SMALL = dict(
-    ebm_channels=8,
-    ebm_channel_mult=[1],
-    ebm_n_blocks=1,
-    init_channels=8,
-    init_channel_mult=[1],
-    init_n_blocks=1,
+    NETWORKS,
     batch_size=16,
     n_langevin=2,
     warmup=5,

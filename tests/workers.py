@@ -5,16 +5,13 @@ import contextlib
 import multiprocessing
 import os
 
+from tiny import NETWORKS
+
 PROCESSES = multiprocessing.get_context("forkserver")
 IMPORTED = ["cdrl.lab.compare", "cdrl.lab.launch", "ipykernel.kernelapp", "sklearn.datasets", "torch._dynamo"]
 PROCESSES.set_forkserver_preload(IMPORTED)
 SMALL = dict(
-    ebm_channels=8,
-    ebm_channel_mult=[1],
-    ebm_n_blocks=1,
-    init_channels=8,
-    init_channel_mult=[1],
-    init_n_blocks=1,
+    NETWORKS,
     init_dropout=0.1,
     batch_size=8,
     n_langevin=1,
