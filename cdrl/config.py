@@ -175,10 +175,10 @@ COLOR_DIGITS = dict(
 # %% ../nbs/08_config.ipynb #a04cb604
 FASHION_MNIST = dict(
     SMALL,
-    **{**TWO_PHASES, "warm_start": 0.85, "recovery_rate": 0.2},
+    **{**TWO_PHASES, "warm_start": 0.6, "recovery_rate": 0.2},
     dataset="fashion_mnist",
     n_levels=4,
-    noise_schedule="linear",
+    noise_schedule="geometric",
     n_langevin=4,
     step_r=0.6,
     patch=2,
@@ -193,7 +193,7 @@ FASHION_MNIST = dict(
     init_dropout=0.0,
     init_lr=2e-3,
     batch_size=32,
-    steps=16_000,
+    steps=17_000,
     precision="auto",
 )
 
@@ -260,16 +260,18 @@ CHECKERBOARD = dict(
     metropolis=True,
     step_r=1.0,
     noise_schedule="geometric",
-    level_weights=(6, 4, 2, 2, 1, 1),
+    n_levels=5,
+    logsnr_min=-3.1,
+    level_weights=(6, 4, 2, 1, 1),
     n_langevin=20,
     ebm_base="gaussian",
-    warm_start=0.91,
+    warm_start=0.97,
     recovery_rate=0.2,
     ebm_lr=1e-3,
     warmup=1000,
     decay_from=0.3,
     ema=0.999,
-    steps=11_000,
+    steps=15_500,
 )
 
 # %% ../nbs/08_config.ipynb #1347c70f
