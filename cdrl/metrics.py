@@ -35,10 +35,13 @@ def frechet_distance(
     precision. Raises `ValueError` for fewer than two rows."""
     if len(a) < 2 or len(b) < 2:
         raise ValueError(f"a Fréchet distance needs at least two samples a side, got {len(a)} and {len(b)}")
-    a, b = a.double(), b.double()
-    c1, c2 = torch.cov(a.T).reshape(a.shape[1], -1), torch.cov(b.T).reshape(b.shape[1], -1)
-    root = torch.linalg.eigvals(c1 @ c2).real.clamp_min(0).sqrt().sum()
-    return float((a.mean(0) - b.mean(0)).square().sum() + c1.trace() + c2.trace() - 2 * root)
+    a, b = sorted((a.double(), b.double()), key=len)
+    centred = (a - a.mean(0)) / (len(a) - 1) ** 0.5
+    if len(a) > a.shape[1]:
+        centred = torch.linalg.qr(centred, mode="r").R
+    cov = torch.cov(b.T).reshape(b.shape[1], -1)
+    root = torch.linalg.eigvalsh(centred @ cov @ centred.T).clamp_min(0).sqrt().sum()
+    return float((a.mean(0) - b.mean(0)).square().sum() + centred.square().sum() + cov.trace() - 2 * root)
 
 # %% ../nbs/10_metrics.ipynb #a59a9dd4
 class SmallClassifier(nn.Module):

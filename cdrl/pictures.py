@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
-from torchvision.transforms import functional as transforms
 
 from .files import first_few, reading
 
@@ -56,6 +55,8 @@ def read_image(
     size: int,  # side of the square result
 ) -> np.ndarray:  # uint8 [3, size, size]
     "Centre-crop to a square, then resize (antialiased). Raises `ValueError` if it is no image, or of unknown range."
+    from torchvision.transforms import functional as transforms
+
     remedy = "replace it by a whole picture of 8 bits a channel (or 16 bits of grey), or remove it"
     with reading(path, "cannot be read as an image", remedy), Image.open(path) as im:
         im = as_rgb(im)

@@ -13,7 +13,6 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from .extras import lab_package
 
@@ -32,6 +31,8 @@ def draw_samples(
         ax.scatter(x[:, 0], x[:, 1], s=1, lw=0, alpha=0.5, color="C0")
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
         return
+    from torchvision.utils import make_grid
+
     grid = make_grid(((x.clamp(-1, 1) + 1) / 2).expand(-1, 3, -1, -1), nrow=ncol, padding=1, pad_value=0.5)
     ax.imshow(grid.permute(1, 2, 0))
     ax.axis("off")
