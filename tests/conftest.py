@@ -30,8 +30,8 @@ TINY = dict(
 
 
 def pytest_collection_modifyitems(items):
-    "The longest tests first, or one processor waits for the other at the end: those that start a kernel."
-    items.sort(key=lambda item: "notebook" not in item.fixturenames)
+    "The longest tests first, or one processor waits for the other at the end: those with a kernel or marked long."
+    items.sort(key=lambda item: "notebook" not in item.fixturenames and not item.get_closest_marker("long"))
 
 
 @pytest.fixture

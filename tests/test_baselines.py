@@ -85,6 +85,7 @@ def test_all_arms_that_are_installed(notebook, dataset, metric):
     assert all((run / name).exists() for name in ("figures/curves.png", "figures/samples.png", "manifest.json"))
 
 
+@pytest.mark.long
 def test_resumed_with_an_arm_that_diverged(here):
     """Finished parts are changed by hand: a resumed run must take them as they are, and judge by them."""
     names = ["CDRL", "DRL, K 5", "DDPM"]

@@ -96,6 +96,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.long
 def test_100_000_images_in_less_than_a_gigabyte(tmp_path):
     make_imagenet32(tmp_path, 10_000)
     r = json.loads(

@@ -26,6 +26,7 @@ SHORT = dict(
 )
 
 
+@pytest.mark.long
 def test_ablation_and_its_resumption(notebook, here, refused):
     run = notebook("ablation", study="variance_reduction", **SHORT) / "ablation-variance_reduction-digits"
     metrics = json.loads((run / "metrics.json").read_text())

@@ -179,6 +179,7 @@ def test_time_to_quality(notebook):
     assert "| 2 of 2 |" in quality_table(Reports(run.parent)).data  # the page of results can read it
 
 
+@pytest.mark.long
 def test_killed_and_resumed_is_bit_identical(here, tmp_path):
     settings = {**TINY, "steps": 60, "checkpoint_every": 5, "snapshots": 4}
     whole = here("train", run="whole", **settings) / "whole"
@@ -411,6 +412,7 @@ def test_cost(notebook):
     )
 
 
+@pytest.mark.long
 def test_grid_runs_on_after_a_failure_and_skips_what_is_finished(tmp_path, capfd):
     small = dict(POINTS, dataset="checkerboard", n_progress=32)
     spec = dict(

@@ -19,6 +19,7 @@ TINY = dict(
 )
 
 
+@pytest.mark.long
 def test_three_densities_and_simpler_models(notebook):
     run = notebook("likelihood", **TINY) / "likelihood-digits"
     metrics = json.loads((run / "metrics.json").read_text())

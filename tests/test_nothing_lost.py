@@ -29,6 +29,7 @@ def begin(folder):
     return process, said.read_text()
 
 
+@pytest.mark.long
 def test_killed_at_ten_random_moments_is_bit_identical(tmp_path):
     whole, _ = begin(tmp_path / "whole")
     begun = time.time()
@@ -71,6 +72,7 @@ def test_a_second_process_on_the_same_run_is_refused(tmp_path):
     lock_folder(run.folder).close()
 
 
+@pytest.mark.long
 def test_two_devices_through_the_notebook(here, refused):
     run = here("train", n_devices=2, **TINY) / "digits"
     assert {"metrics.json", "history.csv", "quality.csv"} <= {p.name for p in run.iterdir()}

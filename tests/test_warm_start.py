@@ -28,6 +28,7 @@ SMALL = dict(
 )
 
 
+@pytest.mark.long
 def test_two_processes_train_what_one_does(tmp_path):
     settings = dict(
         SMALL,
