@@ -271,7 +271,7 @@ CHECKERBOARD = dict(
     warmup=1000,
     decay_from=0.3,
     ema=0.999,
-    steps=15_500,
+    steps=12_500,
 )
 
 # %% ../nbs/08_config.ipynb #1347c70f
