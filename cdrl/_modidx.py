@@ -450,6 +450,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'cdrl/lab/fewer_steps.py'),
                                       'cdrl.lab.fewer_steps.allocate': ('fewer_steps.html#allocate', 'cdrl/lab/fewer_steps.py'),
                                       'cdrl.lab.fewer_steps.draw_with': ('fewer_steps.html#draw_with', 'cdrl/lab/fewer_steps.py'),
+                                      'cdrl.lab.fewer_steps.even': ('fewer_steps.html#even', 'cdrl/lab/fewer_steps.py'),
                                       'cdrl.lab.fewer_steps.fewest': ('fewer_steps.html#fewest', 'cdrl/lab/fewer_steps.py'),
                                       'cdrl.lab.fewer_steps.last_step': ('fewer_steps.html#last_step', 'cdrl/lab/fewer_steps.py'),
                                       'cdrl.lab.fewer_steps.savings': ('fewer_steps.html#savings', 'cdrl/lab/fewer_steps.py'),

@@ -85,7 +85,7 @@ class TrainingSettings:
     metropolis: bool = False  # accept or reject each Langevin step
     level_weights: tuple = ()  # how often each level is trained, lowest first; empty: equally
     variance_reduction: bool = True  # one noise for both levels of a pair
-    batch_size: int = 256  # 8 × 32, over all devices
+    batch_size: int = 256  # images or points an iteration, over all devices; the paper: 8 × 32
     accumulate: int = 1  # passes that a device's share of the batch is split into, to save memory
     steps: int = 500_000  # iterations, of both phases
     warm_start: float = 0.0  # share of the steps that first learn by score matching (notebook 05a); the paper: 0
@@ -301,7 +301,7 @@ PRESETS = {
     "fashion_small": FASHION_SMALL,
     "emoji": EMOJI,
     "cifar10": dict(),
-    "cifar10_large": dict(ebm_channels=256, init_channels=128),
+    "cifar10_large": dict(ebm_channels=256),
     "imagenet32": dict(dataset="imagenet32", conditional=True, init_n_blocks=2, steps=1_000_000),
     "celeba64": dict(dataset="celeba64", ebm_channel_mult=(1, 2, 2, 2, 2), init_channel_mult=(1, 1, 1, 1)),
     "cifar10_warm": dict(WARM),

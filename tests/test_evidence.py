@@ -155,7 +155,7 @@ def test_acceleration(notebook, trained):
         notebook(
             "acceleration",
             model=trained(n_langevin=2),
-            drl=trained(n_langevin=2, initializer="absent"),
+            drl=trained(n_langevin=2, n_levels=4, initializer="absent"),
             n_langevin=[2, 1, 0],
             budgets=[1],
             scales=[1.0, 2.0],

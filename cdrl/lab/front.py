@@ -157,9 +157,12 @@ def notebook_link(
     return f"[{name.partition('_')[2]}]({name}.ipynb)"
 
 # %% ../../nbs/29_front.ipynb #1c089b10
-def notebook_map(reports: Reports | None = None) -> Markdown:
+def notebook_map(
+    reports: Reports | None = None,
+    omit: tuple = (),  # experiments that the page links elsewhere
+) -> Markdown:
     """Links to the notebooks in three rows: all of the method from the data on, the lab's main pages (those without a
-    letter), and all experiments."""
+    letter), and the experiments."""
     reports = reports or Reports()
     names = sorted(f.stem for f in (repo_root() / "nbs").glob("*.ipynb") if f.stem != "index")
     library = [n for n in names if n[0].isdigit()]
@@ -167,7 +170,7 @@ def notebook_map(reports: Reports | None = None) -> Markdown:
     rows = {
         "the method": [notebook_link(n) for n in method],
         "the lab": [notebook_link(n) for n in library if LAB <= n < EXPERIMENTS and n[2] == "_"],
-        "experiments": [executed_copy(reports, n) for n in names if n not in library],
+        "experiments": [executed_copy(reports, n) for n in names if n not in (*library, *omit)],
     }
     return table([{"part": part, "notebooks": ", ".join(links)} for part, links in rows.items()])
 
