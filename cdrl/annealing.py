@@ -272,8 +272,8 @@ def recovery_start(
 
 # %% ../nbs/11d_annealing.ipynb #1d756492
 def resample(
-    y: Tensor,
-    log_w: Tensor,  # [B, C, …] runs, and their log-weights [B, C]
+    y: Tensor,  # [B, C, …] runs
+    log_w: Tensor,  # [B, C] their log-weights
     generator: torch.Generator,
 ) -> Tensor:  # like y
     "Systematic resampling of C runs within each row: each goes on as often as its weight says."

@@ -191,8 +191,8 @@ class LevelChain:
 # %% ../nbs/11c_bounds.ipynb #7b4d5e8e
 def langevin_drift(
     chain: LevelChain,
-    y: Tensor,
-    grad: Tensor,  # [B, …] a point, and G there
+    y: Tensor,  # [B, …] a point
+    grad: Tensor,  # [B, …] G there
     k: "int|None" = None,  # None: forward; else the drift from y^{k+1} back to y^k
 ) -> Tensor:  # like y
     "What a step of the chain or of the inference follows, eqs. (3) and (4)."

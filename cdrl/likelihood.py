@@ -66,8 +66,8 @@ def top_constant(
 def ladder_term(
     model,
     t: int,
-    x: Tensor,
-    x_next: Tensor,  # [B, …] x_t and x_{t+1}
+    x: Tensor,  # [B, …] x_t
+    x_next: Tensor,  # [B, …] x_{t+1}
     label,
     log_z: Tensor,  # [..., B]
 ) -> Tensor:  # [..., B]

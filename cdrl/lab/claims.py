@@ -63,8 +63,8 @@ def seed_wins(
 
 # %% ../../nbs/28_claims.ipynb #7694ac4d
 def ratio_of(
-    above: tuple,
-    below: tuple,  # (mean, standard deviation over seeds)
+    above: tuple,  # mean, standard deviation over seeds
+    below: tuple,  # the same
     n: int,  # seeds of each
 ) -> tuple:  # ratio, its standard error
     "Eq. (1)."

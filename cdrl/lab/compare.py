@@ -118,8 +118,8 @@ def trainer_config(
 # %% ../../nbs/26_compare.ipynb #6100b1ac
 def trainer_arm(
     name: str,
-    preset: str,
-    data,  # a preset, and its training data from `load_dataset`
+    preset: str,  # its name
+    data,  # its training data, from `load_dataset`
     warm: float | None = None,  # share of the time for the warm start; None: the preset's share of iterations
     device: str = "cpu",
     ways: dict | None = None,  # other ways to sample, as in `Arm`; None: the initializer alone, if there is one

@@ -113,8 +113,8 @@ N_BOOTSTRAP = 2000
 
 
 def compare_hits(
-    ours: Tensor,
-    theirs: Tensor,  # 1 where all attributes are there [seeds, n]
+    ours: Tensor,  # [seeds, n], 1 where all attributes are there
+    theirs: Tensor,  # the same
 ) -> dict:  # outcome, difference, low, high
     "A 95 % bootstrap interval of the difference of shares, and what it says."
     change = (ours - theirs).flatten().numpy()

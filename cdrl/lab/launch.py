@@ -33,9 +33,9 @@ from ..trainer import Trainer
 
 # %% ../../nbs/23_launch.ipynb #6edee39c
 def train_folder(
-    run: Run,
-    trainer: Trainer,
-    evaluate,  # from `open_run`, with the run's settings, from `make_evaluator`
+    run: Run,  # from `open_run`
+    trainer: Trainer,  # with the run's settings
+    evaluate,  # from `make_evaluator`
     snapshots: int = 10,  # times that samples are drawn and measured
     checkpoint_every: int = 500,  # iterations
     n_progress: int = 500,  # samples to measure at each snapshot
@@ -50,8 +50,8 @@ def train_folder(
 
 # %% ../../nbs/23_launch.ipynb #949eda68
 def check_devices(
-    n_devices: int,
-    device: str = "cpu",  # processes to start; kind: "cpu" or "cuda"
+    n_devices: int,  # processes to start
+    device: str = "cpu",  # kind: "cpu" or "cuda"
     **shared: int,  # name: what they share
 ) -> None:
     "Raise `ValueError` for more devices than there are, or fewer samples than devices."
@@ -148,8 +148,8 @@ def draw_features(
 
 # %% ../../nbs/23_launch.ipynb #b2087b28
 def convert_first(
-    dataset: str,
-    data: Path | str,  # name, folder of the datasets
+    dataset: str,  # name
+    data: Path | str,  # folder of the datasets
 ) -> None:
     "The first process converts a dataset; the others read what it wrote."
     if process_index() == 0:

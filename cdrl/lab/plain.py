@@ -108,8 +108,8 @@ IN_STEP = ("one forward", "fused optimisers", "foreach average")
 
 def plain_f(
     net: EBM,
-    y: Tensor,
-    logsnr: Tensor,  # [B, …], [B]
+    y: Tensor,  # [B, …]
+    logsnr: Tensor,  # [B]
     cond=None,  # of `net.condition`; None: computed here
 ) -> Tensor:  # [B]
     "f layer by layer, with nothing computed ahead but, if given, the conditions."
