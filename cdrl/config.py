@@ -181,6 +181,7 @@ FASHION_MNIST = dict(
     noise_schedule="geometric",
     n_langevin=4,
     step_r=0.6,
+    base_rank=128,
     patch=2,
     ebm_channels=24,
     ebm_channel_mult=(1, 2, 4),
@@ -200,7 +201,7 @@ FASHION_MNIST = dict(
 # %% ../nbs/08_config.ipynb #52489033
 FASHION_SMALL = dict(
     SMALL,
-    **{**TWO_PHASES, "warm_start": 0.6},
+    **{**TWO_PHASES, "warm_start": 0.6, "recovery_rate": 0.2},
     dataset="fashion_mnist:16",
     n_levels=3,
     n_langevin=4,
