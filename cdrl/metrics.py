@@ -24,7 +24,7 @@ from torch.nn import functional
 from .data import BatchStream, ImageData
 from .extras import lab_package
 from .files import file_sha256
-from .model import write_whole
+from .saving import write_whole
 
 # %% ../nbs/10_metrics.ipynb #59ca66d0
 def frechet_distance(

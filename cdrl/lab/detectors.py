@@ -14,7 +14,6 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-import cdrl.likelihood  # noqa: F401 (gives models `log_likelihood`)
 from ..detection import auroc, bootstrap, combine_scores, fpr95, ood_scores
 from ..model import CDRL
 

@@ -69,7 +69,13 @@ def times_table(reports: Reports | None = None) -> Markdown:
         first = ("install", setup["install_minutes"], setup["device"])
         last = ("test", setup["test_minutes"], setup["device"])
         steps = [first, *trained, last]
-    return table([{"step": s, "minutes": f"{m:.0f}", "two cores of": processor(device)} for s, m, device in steps])
+    machines = dict.fromkeys(processor(device) for _, _, device in steps)
+    found = {(step, processor(device)): f"{minutes:.0f}" for step, minutes, device in steps}
+    rows = []
+    for step in dict.fromkeys(step for step, _, _ in steps):
+        columns = {f"minutes on two cores of {m}": found.get((step, m), "–") for m in machines}
+        rows.append({"step": step, **columns})
+    return table(rows)
 
 # %% ../../nbs/29_front.ipynb #5b780935
 def findings_table(reports: Reports | None = None) -> Markdown:

@@ -41,7 +41,7 @@ from cdrl.lab.runs import (
     mend_notebook,
     settings_of,
 )
-from ..model import write_whole
+from ..saving import write_whole
 
 # %% ../../nbs/24_grid.ipynb #78c18c84
 def expand_grid(

@@ -30,7 +30,7 @@ from fastcore.basics import patch
 from ..checkpoints import Checkpoints
 from ..config import SPEED_ONLY
 from .parameters import json_ready, repo_root
-from ..model import write_whole
+from ..saving import write_whole
 
 # %% ../../nbs/21_runs.ipynb #7571db9c
 def write_json(path: Path, value) -> None:
