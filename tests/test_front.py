@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from conftest import ROOT
 
-from cdrl.lab.claims import judge_all, load_findings
+from cdrl.lab.claims import judge_all, judge_cases, load_findings, load_questions, read_metrics
 from cdrl.lab.front import findings_table, notebook_map, times_table, verdict_counts, zoo_table
 from cdrl.lab.reports import Reports
 from cdrl.lab.runs import mend_links
@@ -141,3 +141,10 @@ def test_tables_follow_the_reports(tmp_path):
     assert zoo_table(reports).data.count("\n") == 3 and "| 1.5 | 0.5 | 2 |" in zoo_table(reports).data
     assert "| train | 2 | Fast, with AVX-512 |" in times_table(reports).data
     assert "confirmed" not in findings_table(reports).data and findings_table(reports).data.count("\n") == 7
+
+
+def test_every_question_of_a_reviewer_is_answered():
+    metrics = read_metrics()
+    for question in load_questions():
+        assert question.text or question.cases
+        assert len(judge_cases(question.cases, metrics)) == len(question.cases), question.question

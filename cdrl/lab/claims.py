@@ -7,7 +7,8 @@ __all__ = ['VERDICTS', 'NOT_TESTED', 'UNLESS', 'RULES', 'Judged', 'mean_words', 
            'look_up', 'fill', 'arm_seeds', 'same_conditions', 'ratio_judged', 'Beats', 'score_words', 'Rival',
            'interval_of', 'Bound', 'even_rows', 'RatioOfMeans', 'Intervals', 'Reported', 'make_rule', 'Claim',
            'claims_file', 'load_claims', 'read_metrics', 'judge_claim', 'judge_all', 'count_verdicts', 'Finding',
-           'judge_finding', 'load_findings', 'load_notes']
+           'judge_cases', 'case_words', 'case_runs', 'judge_finding', 'load_findings', 'Question', 'load_questions',
+           'answer', 'load_notes']
 
 # %% ../../nbs/28_claims.ipynb #0453c5af
 import json
@@ -536,27 +537,43 @@ class Finding:
     cases: list  # of dicts: runs, rule and, if there are several cases, a label
 
 # %% ../../nbs/28_claims.ipynb #e4186092
+def judge_cases(
+    cases: list,  # of dicts: runs, rule and perhaps a label
+    metrics: dict,  # from `read_metrics`
+) -> list:  # of (case, `Judged`)
+    "What the reports say of each case. One without its runs, or whose runs lack what its rule takes, is left out."
+    found = []
+    for case in cases:
+        if all(run in metrics for run in case["runs"]):
+            found.append((case, make_rule(case["rule"]).judge(*(metrics[run] for run in case["runs"]))))
+    return [(case, judged) for case, judged in found if judged]
+
+
+def case_words(
+    found: list,  # of (case, text)
+) -> str:
+    "The texts of all cases in a line, each after its label; a dash for none."
+    return "; ".join(" ".join(filter(None, [case.get("label"), text])) for case, text in found) or "–"
+
+
+def case_runs(
+    found: list,  # from `judge_cases`
+) -> list:  # of names
+    "The runs that the cases rest on, each once."
+    return list(dict.fromkeys(run for case, _ in found for run in case["runs"]))
+
+# %% ../../nbs/28_claims.ipynb #a60ae322
 def judge_finding(
     finding: Finding,
     metrics: dict,  # from `read_metrics`
 ) -> dict:  # a row: finding, here, runs
-    """The sentence that fits the reports, with the figures of every case: of several the ratios, where there are any.
-    A case without its runs is left out."""
-    found = []
-    for case in finding.cases:
-        if any(run not in metrics for run in case["runs"]):
-            continue
-        judged = make_rule(case["rule"]).judge(*(metrics[run] for run in case["runs"]))
-        if judged:
-            found.append((case, judged))
+    "The sentence that fits the reports, with the figures of every case: of several the ratios, where there are any."
+    found = judge_cases(finding.cases, metrics)
     outcomes = {judged.outcome for _, judged in found}
     sentence = finding.holds if outcomes == {True} else finding.fails if outcomes == {False} else finding.mixed
     several = len(finding.cases) > 1
-    words = [judged.short if several and judged.short else judged.parts[0] for _, judged in found]
-    figures = [" ".join(filter(None, [case.get("label"), text])) for (case, _), text in zip(found, words)]
-    return dict(
-        finding=sentence, here="; ".join(figures) or "–", runs=[run for case, _ in found for run in case["runs"]]
-    )
+    texts = [(case, judged.short if several and judged.short else judged.parts[0]) for case, judged in found]
+    return dict(finding=sentence, here=case_words(texts), runs=case_runs(found))
 
 # %% ../../nbs/28_claims.ipynb #70d7e9f1
 def load_findings(
@@ -564,6 +581,34 @@ def load_findings(
 ) -> list:  # of `Finding`
     "The questions of the front page, in its order."
     return [Finding(**f) for f in yaml.safe_load(Path(path or claims_file()).read_text())["findings"]]
+
+# %% ../../nbs/28_claims.ipynb #6cdc9541
+@dataclass
+class Question:
+    "A question that was asked of the paper, with what answers it here."
+
+    question: str
+    text: str = ""  # what needs no figure, in Markdown; links from a folder of reports/
+    cases: list = field(default_factory=list)  # as in `Finding`
+
+
+def load_questions(
+    path: Path | None = None,  # as in `load_claims`
+) -> list:  # of `Question`
+    "The questions, in the order of the file."
+    return [Question(**q) for q in yaml.safe_load(Path(path or claims_file()).read_text())["questions"]]
+
+
+def answer(
+    question: Question,
+    metrics: dict,  # from `read_metrics`
+) -> dict:  # a row: question, here, runs
+    "The figures of every case, and the text."
+    found = judge_cases(question.cases, metrics)
+    figures = case_words([(case, judged.here) for case, judged in found]) if found else ""
+    return dict(
+        question=question.question, here=". ".join(filter(None, [figures, question.text])) or "–", runs=case_runs(found)
+    )
 
 # %% ../../nbs/28_claims.ipynb #5c5fe5f8
 def load_notes(
