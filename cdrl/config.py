@@ -178,6 +178,7 @@ FASHION_MNIST = dict(
     **{**TWO_PHASES, "warm_start": 0.6, "recovery_rate": 0.2},
     dataset="fashion_mnist",
     n_levels=4,
+    level_weights=(1, 2, 4, 4),
     noise_schedule="geometric",
     n_langevin=4,
     step_r=0.6,
