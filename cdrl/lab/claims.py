@@ -588,7 +588,7 @@ class Question:
     "A question that was asked of the paper, with what answers it here."
 
     question: str
-    text: str = ""  # what needs no figure, in Markdown; links from a folder of reports/
+    text: str = ""  # what needs no figure, in Markdown; links as from reports/
     cases: list = field(default_factory=list)  # as in `Finding`
 
 

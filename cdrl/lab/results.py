@@ -48,8 +48,12 @@ def questions_table(reports: Reports | None = None) -> Markdown:
     "What the paper's reviewers asked, and what the reports answer."
     reports = reports or Reports()
     metrics = read_metrics(reports.folder)
-    rows = [answer(question, metrics) for question in load_questions()]
-    return table([{**row, "runs": ", ".join(reports.link(run) for run in row["runs"])} for row in rows])
+    rows = []
+    for question in load_questions():
+        row = answer(question, metrics)
+        here = row["here"].replace("](", f"]({reports.base}/")  # links in the file are as from reports/
+        rows.append({**row, "here": here, "runs": ", ".join(reports.link(run) for run in row["runs"])})
+    return table(rows)
 
 # %% ../../nbs/29a_results.ipynb #43b1414e
 def outcome_words(
