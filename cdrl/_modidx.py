@@ -511,6 +511,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'cdrl.lab.guidance.guided': ('guidance.html#guided', 'cdrl/lab/guidance.py'),
                                    'cdrl.lab.guidance.moved': ('guidance.html#moved', 'cdrl/lab/guidance.py')},
             'cdrl.lab.launch': { 'cdrl.lab.launch.check_devices': ('launch.html#check_devices', 'cdrl/lab/launch.py'),
+                                 'cdrl.lab.launch.checkpoint_model': ('launch.html#checkpoint_model', 'cdrl/lab/launch.py'),
                                  'cdrl.lab.launch.command_line': ('launch.html#command_line', 'cdrl/lab/launch.py'),
                                  'cdrl.lab.launch.convert_first': ('launch.html#convert_first', 'cdrl/lab/launch.py'),
                                  'cdrl.lab.launch.draw_features': ('launch.html#draw_features', 'cdrl/lab/launch.py'),

@@ -6,6 +6,11 @@ import math
 
 import pytest
 
+from cdrl.checkpoints import Checkpoints
+from cdrl.config import get_config
+from cdrl.datasets import load_dataset
+from cdrl.trainer import Trainer
+
 TINY = dict(
     n_images=4,
     n_samples=2,
@@ -19,9 +24,18 @@ TINY = dict(
 )
 
 
+@pytest.fixture
+def training(tmp_path):
+    """A run with a checkpoint in each phase."""
+    trainer = Trainer(get_config("digits", steps=4, warm_start=0.5, batch_size=4), load_dataset("digits"))
+    kept = Checkpoints(tmp_path / "checkpoints", keep=2)
+    trainer.fit(callbacks=[(1, lambda trainer: trainer.step in (1, 4) and kept.save(trainer))])
+    return tmp_path
+
+
 @pytest.mark.long
-def test_three_densities_and_simpler_models(notebook):
-    run = notebook("likelihood", **TINY) / "likelihood-digits"
+def test_three_densities_and_simpler_models(notebook, training):
+    run = notebook("likelihood", **TINY, training=str(training)) / "likelihood-digits"
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["unit"] == "bits/dim"
     rows = {(r["density"], r["set"], r["setting"]): r for r in metrics["rows"]}
@@ -30,11 +44,19 @@ def test_three_densities_and_simpler_models(notebook):
     for density in ("sampler", "sampler, fitted way"):
         both = rows[density, "samples", 2]
         assert both["low"] <= both["high"]  # on its own samples both sides are known
+    over = {(r["step"], r["phase"], r["density"]) for r in metrics["training"]}
+    assert {(step, phase) for step, phase, _ in over} == {(1, "warm start"), (4, "recovery")}
+    assert {density for _, _, density in over} == {"sampler", "sampler, fitted way", "marginal"}
 
 
 @pytest.mark.parametrize(
     "wrong, message",
-    [(dict(n_images=1), "at least 2"), (dict(n_anneal=5), "give a list"), (dict(moves=["walk"]), "choose from model")],
+    [
+        (dict(n_images=1), "at least 2"),
+        (dict(n_anneal=5), "give a list"),
+        (dict(moves=["walk"]), "choose from model"),
+        (dict(training="nowhere"), "has no checkpoints"),
+    ],
 )
 def test_refused(refused, wrong, message):
     assert message in refused("likelihood", **{**TINY, **wrong})
