@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PICKLE_NAMES', 'PICKLE_INSTRUCTIONS', 'file_sha256', 'is_lfs_pointer', 'reading', 'first_few', 'remove_stale',
-           'writing', 'download_folder', 'extract', 'unpack', 'PickledDtype', 'PickledArray', 'pickle_machine',
-           'ArrayUnpickler', 'read_pickle']
+           'writing', 'write_text', 'download_folder', 'extract', 'unpack', 'PickledDtype', 'PickledArray',
+           'pickle_machine', 'ArrayUnpickler', 'read_pickle']
 
 # %% ../nbs/00a_files.ipynb #cc7a1b06
 import hashlib
@@ -112,6 +112,15 @@ def writing(
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+# %% ../nbs/00a_files.ipynb #e55e9402
+def write_text(
+    path: Path,
+    text: str,
+) -> None:
+    "A text file (UTF-8), whole or not at all."
+    with writing(path) as f:
+        f.write(text.encode())
 
 # %% ../nbs/00a_files.ipynb #ea359ddc
 @contextmanager

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .data import BatchStream, ImageData
 from .extras import lab_package
-from .files import file_sha256
-from .saving import write_whole
+from .files import file_sha256, write_text, writing
 
 # %% ../nbs/10_metrics.ipynb #59ca66d0
 def frechet_distance(
@@ -129,8 +129,9 @@ def save_classifier(net: SmallClassifier, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.contiguous() for k, v in net.state_dict().items()}
-    write_whole(folder / "classifier.safetensors", lambda p: save_file(weights, p))
-    write_whole(folder / "classifier.json", lambda p: p.write_text(json.dumps(net.config, allow_nan=False) + "\n"))
+    with writing(folder / "classifier.safetensors") as f:
+        f.write(as_bytes(weights))
+    write_text(folder / "classifier.json", json.dumps(net.config, allow_nan=False) + "\n")
 
 # %% ../nbs/10_metrics.ipynb #fb6c0324
 def refuse_pointer(path: Path) -> None:
@@ -345,13 +346,9 @@ def cached_features(
     file = Path(cache) / f"features-{key}.npy"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        feats = compute().numpy()
-
-        def write(p):
-            with open(p, "wb") as f:
-                np.save(f, feats)
-
-        write_whole(file, write)
+        features = compute().numpy()
+        with writing(file) as f:
+            np.save(f, features)
     return torch.from_numpy(np.load(file))
 
 # %% ../nbs/10_metrics.ipynb #f6f73527

@@ -155,6 +155,7 @@ def from_official(
     cls: CDRL,
     path: str | Path,  # the authors' .pth.tar
     ema: bool = True,  # moving averages (as the paper samples) or the raw weights
+    device="cpu",  # where to put it
 ) -> CDRL:  # in evaluation mode
     """Load the authors' checkpoint; the paper's schedule and K. Raises `ValueError` naming the first key or shape that
     differs."""
@@ -165,4 +166,4 @@ def from_official(
         raise ValueError(f"{path}: the networks' sizes cannot be read; the first missing key is {e}") from e
     load_official_part(model.ebm, pi, OFFICIAL_EBM, path, "pi_state_dict")
     load_official_part(model.initializer, p, OFFICIAL_INITIALIZER, path, "p_state_dict")
-    return model.eval()
+    return model.eval().to(device)

@@ -25,6 +25,7 @@ import pandas as pd
 import yaml
 
 from ..config import SPEED_ONLY, Config, get_config
+from ..files import write_text
 from .parameters import repo_root
 from cdrl.lab.runs import (
     BEFORE_RESULTS,
@@ -41,7 +42,6 @@ from cdrl.lab.runs import (
     mend_notebook,
     settings_of,
 )
-from ..saving import write_whole
 
 # %% ../../nbs/24_grid.ipynb #78c18c84
 def expand_grid(
@@ -239,7 +239,7 @@ def start_run(
     env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     result = subprocess.run(command, cwd=repo_root(), capture_output=True, text=True, env=env)
     if result.returncode:
-        write_whole(folder / "error.txt", lambda p: p.write_text(result.stderr[-ERROR_LENGTH:]))
+        write_text(folder / "error.txt", result.stderr[-ERROR_LENGTH:])
     else:
         mend_notebook(folder / f"{notebook}.ipynb")
 

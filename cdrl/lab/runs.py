@@ -29,14 +29,14 @@ from fastcore.basics import patch
 
 from ..checkpoints import Checkpoints
 from ..config import SPEED_ONLY
+from ..files import write_text, writing
 from .parameters import json_ready, repo_root
-from ..saving import write_whole
 
 # %% ../../nbs/21_runs.ipynb #7571db9c
 def write_json(path: Path, value) -> None:
     "A JSON file, whole or not at all, with null for what is not finite."
     text = json.dumps(json_ready(value), indent=2, allow_nan=False) + "\n"
-    write_whole(path, lambda p: p.write_text(text))
+    write_text(path, text)
 
 # %% ../../nbs/21_runs.ipynb #cdcd74ac
 def read_distance(
@@ -120,7 +120,7 @@ class Run:
 
     def write_csv(self, name: str, rows: list) -> None:
         "Rows as a CSV file."
-        write_whole(self.folder / name, lambda p: pd.DataFrame(rows).to_csv(p, index=False, float_format="%.6g"))
+        write_text(self.folder / name, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
 
 # %% ../../nbs/21_runs.ipynb #3e6e4f5a
 @patch
@@ -133,7 +133,8 @@ def save_figure(
     "Figure into figures/."
     (self.folder / "figures").mkdir(exist_ok=True)
     path = self.folder / "figures" / f"{name}.png"
-    write_whole(path, lambda p: fig.savefig(p, dpi=dpi, bbox_inches="tight", format="png"))
+    with writing(path) as f:
+        fig.savefig(f, dpi=dpi, bbox_inches="tight", format="png")
 
 # %% ../../nbs/21_runs.ipynb #76c4e9dc
 @patch(as_prop=True)
@@ -333,7 +334,7 @@ def new_run(
             continue
         if is_free(folder):  # still, now that no other process can change it
             clear_run(folder)
-            write_whole(folder / "params.yaml", lambda p: p.write_text(yaml.safe_dump(config, sort_keys=False)))
+            write_text(folder / "params.yaml", yaml.safe_dump(config, sort_keys=False))
             return folder, lock
         lock.close()
     raise FileExistsError(why_taken(family[0], config, can))
@@ -451,6 +452,6 @@ def mend_notebook(path: str | Path) -> bool:  # whether anything was changed
         holder[key] = mend_links("".join(holder[key]), nbs, path.parent).splitlines(True)
     mended = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
     if json.loads(mended) != json.loads(whole):
-        write_whole(path, lambda p: p.write_text(mended))
+        write_text(path, mended)
         return True
     return False
