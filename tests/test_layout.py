@@ -50,6 +50,16 @@ def test_a_notebook_imports_lower_numbers_alone(module):
     assert not higher, f"notebook {NUMBERS[module]} imports {higher}"
 
 
+def test_the_package_gives_its_model_every_method():
+    """What a notebook adds to `CDRL` is there after a bare `import cdrl`."""
+    adds = re.compile(r"^@patch.*\n(?:@.*\n)*def (\w+)\(\n?\s*(?:self|cls): CDRL", re.M)
+    added = {name for path in METHOD for name in adds.findall(path.read_text())}
+    assert {"sample", "from_pretrained", "from_official", "log_likelihood"} <= added
+    code = f"from cdrl import CDRL; print({sorted(added)} == [n for n in {sorted(added)} if hasattr(CDRL, n)])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "True", done.stderr
+
+
 def test_the_method_imports_nothing_of_the_lab():
     assert {m for path in METHOD for m in imports_of(path) if m.startswith("lab")} == set()
     assert {m for m in NUMBERS if m.startswith("lab.")} == {m for m, number in NUMBERS.items() if number >= "20"}

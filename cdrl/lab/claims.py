@@ -529,14 +529,14 @@ def count_verdicts(
 # %% ../../nbs/28_claims.ipynb #c2a9b021
 @dataclass
 class Finding:
-    "A question for the front page, with the sentence for each answer."
+    "A statement for the front page, in the words of each outcome."
 
     holds: str
     fails: str
     mixed: str  # some do, some do not, or it is open
     cases: list  # of dicts: runs, rule and, if there are several cases, a label
 
-# %% ../../nbs/28_claims.ipynb #e4186092
+# %% ../../nbs/28_claims.ipynb #af087df9
 def judge_cases(
     cases: list,  # of dicts: runs, rule and perhaps a label
     metrics: dict,  # from `read_metrics`
@@ -548,14 +548,14 @@ def judge_cases(
             found.append((case, make_rule(case["rule"]).judge(*(metrics[run] for run in case["runs"]))))
     return [(case, judged) for case, judged in found if judged]
 
-
+# %% ../../nbs/28_claims.ipynb #f422398b
 def case_words(
     found: list,  # of (case, text)
 ) -> str:
     "The texts of all cases in a line, each after its label; a dash for none."
     return "; ".join(" ".join(filter(None, [case.get("label"), text])) for case, text in found) or "–"
 
-
+# %% ../../nbs/28_claims.ipynb #f87cf898
 def case_runs(
     found: list,  # from `judge_cases`
 ) -> list:  # of names
@@ -579,10 +579,10 @@ def judge_finding(
 def load_findings(
     path: Path | None = None,  # as in `load_claims`
 ) -> list:  # of `Finding`
-    "The questions of the front page, in its order."
+    "The statements of the front page, in its order."
     return [Finding(**f) for f in yaml.safe_load(Path(path or claims_file()).read_text())["findings"]]
 
-# %% ../../nbs/28_claims.ipynb #6cdc9541
+# %% ../../nbs/28_claims.ipynb #24d910db
 @dataclass
 class Question:
     "A question that was asked of the paper, with what answers it here."
@@ -591,14 +591,14 @@ class Question:
     text: str = ""  # what needs no figure, in Markdown; links as from reports/
     cases: list = field(default_factory=list)  # as in `Finding`
 
-
+# %% ../../nbs/28_claims.ipynb #1bf1dc2f
 def load_questions(
     path: Path | None = None,  # as in `load_claims`
 ) -> list:  # of `Question`
     "The questions, in the order of the file."
     return [Question(**q) for q in yaml.safe_load(Path(path or claims_file()).read_text())["questions"]]
 
-
+# %% ../../nbs/28_claims.ipynb #69bff21a
 def answer(
     question: Question,
     metrics: dict,  # from `read_metrics`

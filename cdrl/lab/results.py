@@ -11,6 +11,7 @@ __all__ = ['INPAINTING_WAYS', 'DETECTORS', 'GPU_KINDS', 'claims_table', 'not_tes
 
 # %% ../../nbs/29a_results.ipynb #150f5e85
 import json
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -51,8 +52,8 @@ def questions_table(reports: Reports | None = None) -> Markdown:
     rows = []
     for question in load_questions():
         row = answer(question, metrics)
-        here = row["here"].replace("](", f"]({reports.base}/")  # links in the file are as from reports/
-        rows.append({**row, "here": here, "runs": ", ".join(reports.link(run) for run in row["runs"])})
+        here = re.sub(r"\]\((?![a-z]+:|#)", f"]({reports.base}/", row["here"])  # in the file they are as from reports/
+        rows.append({**row, "here": here, "runs": ", ".join(reports.link(run) for run in row["runs"]) or "–"})
     return table(rows)
 
 # %% ../../nbs/29a_results.ipynb #43b1414e
