@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PICKLE_NAMES', 'PICKLE_INSTRUCTIONS', 'file_sha256', 'is_lfs_pointer', 'reading', 'first_few', 'remove_stale',
-           'writing', 'write_text', 'download_folder', 'extract', 'unpack', 'PickledDtype', 'PickledArray',
-           'pickle_machine', 'ArrayUnpickler', 'read_pickle']
+           'writing', 'write_text', 'download_folder', 'refuse_outside', 'extract_tar', 'extract', 'unpack',
+           'PickledDtype', 'PickledArray', 'pickle_machine', 'ArrayUnpickler', 'read_pickle']
 
 # %% ../nbs/00a_files.ipynb #cc7a1b06
 import hashlib
@@ -135,6 +135,28 @@ def download_folder(
         with tempfile.TemporaryDirectory(dir=parent, prefix=f".{name}.download-") as folder:
             yield Path(folder)
 
+# %% ../nbs/00a_files.ipynb #83e3a8d2
+def refuse_outside(names: list, folder: Path) -> None:
+    "Raise `ValueError` for a name that leads outside of a folder."
+    outside = [n for n in names if not (folder / n).resolve().is_relative_to(folder.resolve())]
+    if outside:
+        raise ValueError(f"it holds '{outside[0]}', which lies outside of {folder}")
+
+# %% ../nbs/00a_files.ipynb #9d2ab820
+def extract_tar(
+    archive: tarfile.TarFile,
+    folder: Path,  # where to
+) -> None:
+    "As tarfile's filter for data does it; where Python has none yet (before 3.10.12 and 3.11.4), files and folders alone."
+    if hasattr(tarfile, "data_filter"):
+        archive.extractall(folder, filter="data")
+        return
+    refuse_outside(archive.getnames(), folder)
+    special = [m.name for m in archive.getmembers() if not (m.isfile() or m.isdir())]
+    if special:
+        raise ValueError(f"it holds '{special[0]}', which is no file; a newer Python could extract it safely")
+    archive.extractall(folder)
+
 # %% ../nbs/00a_files.ipynb #e2ca5bb5
 def extract(
     archive: Path,  # .tar, .tar.gz, .tgz or .zip
@@ -143,12 +165,10 @@ def extract(
     "Extract an archive. Raises an error of the library or `ValueError` for a name that leads outside of the folder."
     if archive.suffix != ".zip":
         with tarfile.open(archive) as t:
-            t.extractall(folder, filter="data")
+            extract_tar(t, folder)
         return
     with zipfile.ZipFile(archive) as z:
-        outside = [n for n in z.namelist() if not (folder / n).resolve().is_relative_to(folder.resolve())]
-        if outside:
-            raise ValueError(f"it holds '{outside[0]}', which lies outside of {folder}")
+        refuse_outside(z.namelist(), folder)
         z.extractall(folder)
 
 # %% ../nbs/00a_files.ipynb #1926675d
