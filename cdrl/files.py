@@ -147,7 +147,7 @@ def extract_tar(
     archive: tarfile.TarFile,
     folder: Path,  # where to
 ) -> None:
-    "As tarfile's filter for data does it; where Python has none yet (before 3.10.12 and 3.11.4), files and folders alone."
+    "With tarfile's filter for data; where Python has none (before 3.10.12 and 3.11.4), files and folders alone."
     if hasattr(tarfile, "data_filter"):
         archive.extractall(folder, filter="data")
         return
