@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from .data import BatchStream, ImageData
 from .extras import lab_package
-from .files import file_sha256, write_text, writing
+from .files import file_sha256, is_lfs_pointer, write_text, writing
 
 # %% ../nbs/10_metrics.ipynb #59ca66d0
 def frechet_distance(
@@ -136,9 +136,7 @@ def save_classifier(net: SmallClassifier, folder: str | Path) -> None:
 # %% ../nbs/10_metrics.ipynb #fb6c0324
 def refuse_pointer(path: Path) -> None:
     "Raise `ValueError` for the pointer that Git LFS leaves in place of a file that has not been fetched."
-    with open(path, "rb") as f:
-        start = f.read(40)
-    if start.startswith(b"version https://git-lfs.github.com/spec/"):
+    if is_lfs_pointer(path):
         raise ValueError(f"{path} is a Git-LFS pointer, not the file itself; fetch it with: git lfs pull")
 
 # %% ../nbs/10_metrics.ipynb #58fcafb4
