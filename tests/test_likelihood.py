@@ -35,7 +35,8 @@ def training(tmp_path):
 
 @pytest.mark.long
 def test_three_densities_and_simpler_models(notebook, training):
-    run = notebook("likelihood", **TINY, training=str(training)) / "likelihood-digits"
+    given = dict(dataset="digits_small", model="reports/digits/model")  # a preset whose name is not its dataset's
+    run = notebook("likelihood", **TINY, **given, training=str(training)) / "likelihood-digits_small"
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["unit"] == "bits/dim"
     rows = {(r["density"], r["set"], r["setting"]): r for r in metrics["rows"]}
