@@ -124,11 +124,10 @@ def fill(
 # %% ../../nbs/28_claims.ipynb #73235b82
 def arm_seeds(
     study: dict,  # metrics of an ablation
-    arm: str,
-    budget: str,
-) -> list | None:  # a distance for each seed; None: diverged
+    arm: str | None = None,  # None: the study's first
+) -> list | None:  # a distance for each seed, None where it diverged; None: there is no such arm
     "The distances of an arm."
-    return study.get("by_seed", {}).get(budget, {}).get(arm)
+    return study.get("by_seed", {}).get(arm or study["first"])
 
 # %% ../../nbs/28_claims.ipynb #907395fa
 def same_conditions(a: dict, b: dict) -> bool:  # metrics of two ablations
@@ -160,26 +159,25 @@ class Beats:
     ours: str | None = None  # None: the study's first arm
     ratio: float | None = None  # of means, at most; None: any
     best: bool = False  # against the best of several
-    budget: str = "equal minutes"  # or "equal iterations"
 
     @property
     def words(self) -> str:
         "The rule in a sentence."
-        words = f"better with every seed, {self.budget}"
+        words = "better with every seed, equal minutes"
         if self.ratio is None:
             return words
         return f"{words}, and by a ratio of at most {self.ratio:g} (undecided within two standard errors)"
 
     def rivals(self, study: dict) -> dict:  # arm: distances
         "The arms that could be meant; of several, those that never diverged."
-        found = study.get("by_seed", {}).get(self.budget, {})
+        found = study.get("by_seed", {})
         if not self.best:
             return {k: v for k, v in found.items() if k == self.theirs}
         return {k: v for k, v in found.items() if self.theirs in k and None not in v}
 
     def judge(self, study: dict, other: dict | None = None) -> Judged | None:  # other: the study of the other arm
         "Seeds decide; where a ratio is asked for, it decides among arms that are better with every seed."
-        ours = arm_seeds(study, self.ours or study["first"], self.budget)
+        ours = arm_seeds(study, self.ours)
         rivals = self.rivals(other or study)
         if not ours or not rivals or other and not same_conditions(study, other):
             return None

@@ -497,7 +497,6 @@ class Comparison:
     snapshots: int = 4  # measurements of a training, the end included
     device: str = "cpu"
     iterations: dict | None = None  # {phase: iterations} for every arm, instead of equal time
-    near: float = 0.0  # share by which an arm's iterations in equal time may differ from these, and be taken for them
     lenders: list = field(default_factory=list)  # parts of other studies, from `read_lenders`
 
     def costs(self) -> dict:  # {arm: {phase: seconds an iteration}}
@@ -516,18 +515,10 @@ class Comparison:
         return steps_for(arm, self.costs()[arm.name], share * self.minutes * 60)
 
     def steps(self, arm: Arm) -> dict:  # {phase: iterations}
-        "The iterations of an arm: by time, or those that are given, in the shares of its phases if it has others."
+        "The iterations of an arm: by time, or those that are given."
         if self.minutes is None:
             return {phase: self.iterations[phase] for phase in arm.phases}
-        timed = self.timed(arm)
-        if not self.iterations:
-            return timed
-        wanted, total = sum(self.iterations.values()), sum(timed.values())
-        if abs(total / wanted - 1) <= self.near:
-            return timed
-        if set(self.iterations) == set(arm.phases):
-            return {phase: self.iterations[phase] for phase in arm.phases}
-        return {phase: max(1, round(wanted * n / total)) for phase, n in timed.items()}
+        return self.timed(arm)
 
 # %% ../../nbs/26_compare.ipynb #298e4fae
 def with_distances(part: dict) -> dict:

@@ -62,7 +62,7 @@ def outcome_words(
     key: str = "value",
     std: str = "std",  # of a study's results
 ) -> str:
-    "Distance of an arm at a budget; what diverged has none."
+    "Distance of an arm; what diverged has none."
     return "diverged" if row["diverged"] else plus_minus(row[key], row[std])
 
 # %% ../../nbs/29a_results.ipynb #2fd24dd4
@@ -75,23 +75,18 @@ def ablation_rows(
     report: dict,  # metrics of a study
 ) -> list:  # of dicts
     "The arms of one study."
-    by = {(r["arm"], r["budget"]): r for r in report["results"]}
     rates = {r["arm"]: rate_words(r["taken"], bool(r["diverged_later"]), r["at_an_edge"]) for r in report["search"]}
-    rows = []
-    for arm in dict.fromkeys(arm for arm, _ in by):
-        timely, equal = by[arm, "equal minutes"], by[arm, "equal iterations"]
-        rows.append(
-            {
-                "arm": arm,
-                "rates": rates[arm],
-                "equal minutes": outcome_words(timely),
-                "minutes": f"{timely['minutes']:.1f}",
-                "iterations": timely["steps"],
-                "equal iterations": outcome_words(equal),
-                "equal minutes, without chains": outcome_words(timely, "alone", "alone_std"),
-            }
-        )
-    return rows
+    return [
+        {
+            "arm": r["arm"],
+            "rates": rates[r["arm"]],
+            "distance": outcome_words(r),
+            "without chains": outcome_words(r, "alone", "alone_std"),
+            "minutes": f"{r['minutes']:.1f}",
+            "iterations": r["steps"],
+        }
+        for r in report["results"]
+    ]
 
 # %% ../../nbs/29a_results.ipynb #a31b77cf
 def ablation_table(reports: Reports | None = None) -> Markdown:
@@ -109,7 +104,7 @@ def ablation_points(reports: Reports | None = None) -> list:  # of dicts: study,
     reports, points = reports or Reports(), []
     for m in read_metrics(reports.folder).values():
         for r in m["results"] if "study" in m else []:
-            if r["budget"] != "equal minutes" or r["ratio"] is None or r["arm"] == m["first"]:
+            if r["ratio"] is None or r["arm"] == m["first"]:
                 continue
             spread = (r["std"] or 0) / r["value"] * r["ratio"]
             points.append(
@@ -131,7 +126,7 @@ def preset_spread(reports: Reports | None = None) -> dict:  # (dataset, iteratio
     for m in read_metrics((reports or Reports()).folder).values():
         if "study" not in m:
             continue
-        own = look_up(m, ["results", dict(budget="equal minutes", arm=m["first"])])
+        own = look_up(m, ["results", dict(arm=m["first"])])
         if own and own["std"]:
             spread[m["dataset"], m["iterations"]] = own["std"] / own["value"]
     return spread
