@@ -126,7 +126,7 @@ def test_ablation_refuses(refused, parameters, message):
 
 def test_the_grid_of_ablations_names_every_study_once():
     runs = expand_grid(yaml.safe_load((ROOT / "reports/grids/ablation.yaml").read_text()))
-    pairs = [(r["study"], r.get("dataset", "digits_small")) for r in runs.values()]
+    pairs = [(r["study"], r["dataset"]) for _, r in runs.values()]
     assert (
         len(set(pairs)) == len(pairs) == 11
         and len({s for s, _ in pairs}) == 9

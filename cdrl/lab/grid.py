@@ -46,7 +46,7 @@ from cdrl.lab.runs import (
 # %% ../../nbs/24_grid.ipynb #78c18c84
 def expand_grid(
     spec: dict,  # of the YAML file: notebook, name, base, grid, runs
-) -> dict:  # run name: parameters
+) -> dict:  # {run name: (notebook, parameters)}
     "The runs of a grid. Raises `ValueError` for unknown entries, names that are not plain or that are not different."
     unknown = set(spec) - {"notebook", "name", "base", "grid", "runs"}
     if unknown or not {"notebook", "name"} <= set(spec):
@@ -59,7 +59,7 @@ def expand_grid(
         name = check_run_name(spec["name"].format(**parameters))
         if name in runs:
             raise ValueError(f"two runs of the grid have the name '{name}'; put what differs between them into name")
-        runs[name] = parameters
+        runs[name] = (parameters.pop("notebook", spec["notebook"]), parameters)
     return runs
 
 # %% ../../nbs/24_grid.ipynb #80b304d4
@@ -70,7 +70,7 @@ def load_grid(
     and for a name that two grids have."""
     spec = yaml.safe_load(Path(path).read_text())
     if "include" not in spec:
-        return [{name: (spec["notebook"], parameters) for name, parameters in expand_grid(spec).items()}]
+        return [expand_grid(spec)]
     if set(spec) != {"include"}:
         raise ValueError(f"a grid with include has no other entries; got {', '.join(spec)}")
     grids = [grid for file in spec["include"] for grid in load_grid(Path(path).parent / file)]
@@ -86,9 +86,14 @@ def expected_minutes(
     reports: Path,  # folder of the committed runs
 ) -> float:  # of one thread; NaN: unknown
     "What the committed run of that name took."
-    file = reports / name / "manifest.json"
-    made = json.loads(file.read_text()) if file.exists() else {}
-    return made["threads"] * made["wall_seconds"] / 60 if made.get("wall_seconds") else math.nan
+
+    def read(file, otherwise):
+        return json.loads((reports / name / file).read_text()) if (reports / name / file).exists() else otherwise
+
+    made, parts = read("manifest.json", {}), read("parts.json", [])
+    own = [q for q in parts if "shared" not in q]  # not what another run has lent
+    seconds = made["threads"] * made["wall_seconds"] if made.get("wall_seconds") else math.nan
+    return max(seconds, sum(q.get("threads", 1) * q.get("wall_seconds", 0.0) for q in own)) / 60
 
 # %% ../../nbs/24_grid.ipynb #63355dee
 def estimate(
