@@ -297,7 +297,7 @@ CASES = [
         "baselines-digits",
         dict(
             verdicts={"CDRL / DDPM": dict(SCORES, holds=False, mean_holds=False, seeds_better=1)},
-            results=[dict(arm=a, value=1.0, found=1.0, factor=1.0) for a in ("CDRL", "DDPM")],
+            results=[dict(arm=a, value=1.0, found=1.0, factor=1.0, at_an_edge=False) for a in ("CDRL", "DDPM")],
         ),
         "CDRL is not worse than DDPM (digits)",
         "undecided",
@@ -306,7 +306,7 @@ CASES = [
         "baselines-digits",
         dict(
             verdicts={"CDRL / DDPM, 250 evaluations": dict(SCORES, holds=False, mean_holds=False, seeds_better=0)},
-            results=[dict(arm=a, value=1.0, found=1.0, factor=1.0) for a in ("CDRL", "DDPM")],
+            results=[dict(arm=a, value=1.0, found=1.0, factor=1.0, at_an_edge=False) for a in ("CDRL", "DDPM")],
         ),
         "CDRL is not worse than DDPM, 250 evaluations (digits)",
         "not confirmed",
@@ -319,7 +319,7 @@ CASES = [
                 for a, h in (("DRL, K 30", True), ("DRL, T 2", False))
             },
             results=[
-                dict(arm=a, value=v, found=3.0, factor=1.0)
+                dict(arm=a, value=v, found=3.0, factor=1.0, at_an_edge=False)
                 for a, v in (("CDRL", 1.0), ("DRL, K 30", 9.0), ("DRL, T 2", 2.0), ("DRL, K 5", None), ("DDPM", 1.5))
             ],
         ),

@@ -236,7 +236,8 @@ class Rival:
         return None if v["mean_holds"] or v["at_most"] == 1 and v["seeds_better"] else False
 
     def judge(self, report: dict) -> Judged | None:
-        "As the report has it. A rival whose learning rates fell, because a seed diverged with those found, is named."
+        """As the report has it. A rival whose learning rates fell, because a seed diverged with those found, is named.
+        One whose search ended at its edge might do better yet: CDRL's lead over it is undecided."""
         name, n_drl = self.find(report)
         v, arms = report["verdicts"].get(f"CDRL / {name}"), {r["arm"]: r for r in report["results"]}
         if v is None:
@@ -246,12 +247,15 @@ class Rival:
         parts = [f"{ours} against {score_words(v['theirs'], v['diverged'])}{ratio}"]
         if self.theirs is None:
             parts.append(f"{name}, the best of {n_drl}")
-        r = arms.get(name)
-        if r and r["factor"] < r["found"]:
+        outcome = self.decide(v)
+        r = arms[max((a for a in arms if name.startswith(a)), key=len)]  # of "DDPM, 250 evaluations": DDPM
+        if r["factor"] < r["found"]:
             parts.append(f"its rates fell from × {r['found']:g} to × {r['factor']:g} when a seed diverged")
-        return Judged(
-            [*parts, f"better with {v['seeds_better']} of {v['n_seeds']} seeds"], self.decide(v), ratio.strip(" ()")
-        )
+        if r["at_an_edge"]:
+            parts.append("its best rates are the last that were tried")
+            outcome = None if outcome else outcome
+        parts.append(f"better with {v['seeds_better']} of {v['n_seeds']} seeds")
+        return Judged(parts, outcome, ratio.strip(" ()"))
 
 # %% ../../nbs/28_claims.ipynb #f7922e54
 UNLESS = {

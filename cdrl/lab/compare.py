@@ -405,7 +405,7 @@ def train_one(
 def search_factor(
     trial: Callable,  # factor → how bad it is: a number, or a tuple; None if it diverged
     factors: list,  # to begin with; a single one: nothing is searched
-    most: int = 8,  # tries before the half steps
+    most: int = 12,  # tries before the half steps
 ) -> tuple:  # the best factor, {factor: what its trial gave}
     "The factor on the learning rates with the smallest distance."
     if len(factors) == 1:
