@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['VERDICTS', 'NOT_TESTED', 'UNLESS', 'RULES', 'Judged', 'mean_words', 'seed_wins', 'ratio_of', 'at_most', 'at_least',
-           'look_up', 'fill', 'arm_seeds', 'same_conditions', 'ratio_judged', 'Beats', 'score_words', 'Rival',
-           'interval_of', 'Bound', 'even_rows', 'RatioOfMeans', 'Intervals', 'Reported', 'make_rule', 'Claim',
-           'claims_file', 'load_claims', 'read_metrics', 'judge_claim', 'judge_all', 'count_verdicts', 'Finding',
-           'judge_cases', 'case_words', 'case_runs', 'judge_finding', 'load_findings', 'Question', 'load_questions',
-           'answer', 'load_notes']
+           'look_up', 'fill', 'arm_seeds', 'ratio_judged', 'Beats', 'score_words', 'Rival', 'interval_of', 'Bound',
+           'even_rows', 'RatioOfMeans', 'Intervals', 'Reported', 'make_rule', 'Claim', 'claims_file', 'load_claims',
+           'read_metrics', 'judge_claim', 'judge_all', 'count_verdicts', 'Finding', 'judge_cases', 'case_words',
+           'case_runs', 'judge_finding', 'load_findings', 'Question', 'load_questions', 'answer', 'load_notes']
 
 # %% ../../nbs/28_claims.ipynb #0453c5af
 import json
@@ -127,12 +126,7 @@ def arm_seeds(
     arm: str | None = None,  # None: the study's first
 ) -> list | None:  # a distance for each seed, None where it diverged; None: there is no such arm
     "The distances of an arm."
-    return study.get("by_seed", {}).get(arm or study["first"])
-
-# %% ../../nbs/28_claims.ipynb #907395fa
-def same_conditions(a: dict, b: dict) -> bool:  # metrics of two ablations
-    "Whether two studies had the same data, seeds and number of iterations."
-    return all(a[k] == b[k] for k in ("seeds", "dataset", "iterations"))
+    return study.get("by_seed", {}).get(arm or study.get("first"))
 
 # %% ../../nbs/28_claims.ipynb #6caf8bcf
 def ratio_judged(
@@ -153,12 +147,11 @@ def ratio_judged(
 # %% ../../nbs/28_claims.ipynb #af2e80ee
 @dataclass
 class Beats:
-    "One arm of an ablation is closer to the data than another: with every seed, and by a ratio of means if asked."
+    "One arm of a study is closer to the data than another: with every seed, and by a ratio of means if asked."
 
-    theirs: str  # an arm; with `best`: a word in the names of several, of which the closest counts
+    theirs: str  # an arm
     ours: str | None = None  # None: the study's first arm
     ratio: float | None = None  # of means, at most; None: any
-    best: bool = False  # against the best of several
 
     @property
     def words(self) -> str:
@@ -168,28 +161,14 @@ class Beats:
             return words
         return f"{words}, and by a ratio of at most {self.ratio:g} (undecided within two standard errors)"
 
-    def rivals(self, study: dict) -> dict:  # arm: distances
-        "The arms that could be meant; of several, those that never diverged."
-        found = study.get("by_seed", {})
-        if not self.best:
-            return {k: v for k, v in found.items() if k == self.theirs}
-        return {k: v for k, v in found.items() if self.theirs in k and None not in v}
-
-    def judge(self, study: dict, other: dict | None = None) -> Judged | None:  # other: the study of the other arm
+    def judge(self, study: dict) -> Judged | None:
         "Seeds decide; where a ratio is asked for, it decides among arms that are better with every seed."
-        ours = arm_seeds(study, self.ours)
-        rivals = self.rivals(other or study)
-        if not ours or not rivals or other and not same_conditions(study, other):
+        ours, theirs = arm_seeds(study, self.ours), arm_seeds(study, self.theirs)
+        if not ours or not theirs:
             return None
-        name = min(rivals, key=lambda k: np.mean(rivals[k])) if self.best else self.theirs
-        theirs = rivals[name]
         ratio, small = ratio_judged(ours, theirs, self.ratio)
         won, lost = seed_wins(ours, theirs)
-        note = f" ({name}, the best of {len(rivals)})" if self.best else ""
-        parts = [
-            f"{mean_words(ours)} against {mean_words(theirs)}{ratio}",
-            f"better with {won} of {len(ours)} seeds{note}",
-        ]
+        parts = [f"{mean_words(ours)} against {mean_words(theirs)}{ratio}", f"better with {won} of {len(ours)} seeds"]
         return Judged(parts, small if won == len(ours) else False if lost == len(ours) else None)
 
 # %% ../../nbs/28_claims.ipynb #122f7f44

@@ -7,8 +7,8 @@ __all__ = ['SEARCH_SEED', 'ROUNDS', 'SHOW_SEED', 'MADE', 'Arm', 'TrainerLearner'
            'preset_arm', 'arms_over', 'pick_arms', 'check_study', 'computing_time', 'in_phase', 'measure_costs',
            'steps_for', 'seconds_at', 'even_steps', 'Judge', 'make_judge', 'to_show', 'from_shown', 'train_one',
            'search_factor', 'read_lenders', 'lent_part', 'costs_as_lent', 'Comparison', 'with_distances', 'as_table',
-           'curve_figure', 'seed_figure', 'shown_samples', 'summarise', 'ways_table', 'over_seeds', 'verdict',
-           'ways_as_arms', 'ahead_since']
+           'curve_figure', 'seed_figure', 'shown_samples', 'summarise', 'by_seed', 'ways_table', 'over_seeds',
+           'verdict', 'ways_as_arms', 'ahead_since']
 
 # %% ../../nbs/26_compare.ipynb #a2f7bb5d
 import json
@@ -691,6 +691,13 @@ def summarise(
     named.update({k: (k, "mean") for k in table if k not in usual})
     named.update(diverged=("diverged", "count"), reason=("diverged", "first"))
     return arms.agg(value=("value", "mean"), **named).reset_index()
+
+# %% ../../nbs/26_compare.ipynb #3088dd8c
+def by_seed(
+    table: pd.DataFrame,  # of `as_table`
+) -> dict:  # {arm: [distance of each seed]}
+    "The distances of each arm, in the order of the seeds; infinite where one diverged."
+    return {arm: g.sort_values("seed")["value"].tolist() for arm, g in table.groupby("arm", sort=False)}
 
 # %% ../../nbs/26_compare.ipynb #98f8c9a4
 def ways_table(

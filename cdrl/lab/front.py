@@ -138,7 +138,7 @@ def zoo_table(reports: Reports | None = None) -> Markdown:
 # %% ../../nbs/29_front.ipynb #2b30e7c5
 SHOWN_RUN = {
     "train": "digits",
-    "ablation": "ablation-few_levels-digits",
+    "ablation": "ablation-initializer-digits",
     "baselines": "baselines-digits",
     "guidance": "guidance-fashion_mnist",
     "classifier": "classifier-digits",
