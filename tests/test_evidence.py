@@ -237,22 +237,27 @@ CASES = [
     (
         "ablation-initializer-digits",
         ablation("absent (DRL)", "worse", 3.0),
-        "CDRL beats DRL (digits)",
+        "CDRL beats DRL with the same base and warm start (digits)",
         "confirmed at this scale",
     ),
     (
         "ablation-initializer-digits",
         ablation("absent (DRL)", "worse", 1.5),
-        "CDRL beats DRL (digits)",
+        "CDRL beats DRL with the same base and warm start (digits)",
         "not confirmed",
     ),  # better, but not by the paper's ratio
     (
         "ablation-initializer-digits",
         ablation("absent (DRL)", "worse", 2.0),
-        "CDRL beats DRL (digits)",
+        "CDRL beats DRL with the same base and warm start (digits)",
         "undecided",
     ),  # within two standard errors of it
-    ("ablation-initializer-digits", ablation("absent (DRL)", "undecided", 9.0), "CDRL beats DRL (digits)", "undecided"),
+    (
+        "ablation-initializer-digits",
+        ablation("absent (DRL)", "undecided", 9.0),
+        "CDRL beats DRL with the same base and warm start (digits)",
+        "undecided",
+    ),
     (
         "ablation-initializer-digits",
         ablation("alone, no chains", "worse", 1.1),
@@ -398,7 +403,7 @@ CASES = [
                 ablation("absent (DRL)", "worse", 3.0),
                 by_seed={"cooperative": a, "absent (DRL)": b},
             ),
-            "CDRL beats DRL (digits)",
+            "CDRL beats DRL with the same base and warm start (digits)",
             v,
         )
         for a, b, v in (
