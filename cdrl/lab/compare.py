@@ -413,16 +413,13 @@ def search_factor(
     tries = {f: trial(f) for f in sorted(factors)}
     ratio = sorted(factors)[1] / sorted(factors)[0]
 
-    def plain(factor):
-        return float(f"{factor:.4g}")  # the same, however it was reached
-
     def best():
         return min(tries, key=lambda f: (tries[f] is None, 0 if tries[f] is None else tries[f]))
 
     while len(tries) < most and best() in (min(tries), max(tries)):
-        beyond = plain(best() / ratio if best() == min(tries) else best() * ratio)
+        beyond = best() / ratio if best() == min(tries) else best() * ratio
         tries[beyond] = trial(beyond)
-    for near in (plain(best() / ratio**0.5), plain(best() * ratio**0.5)):
+    for near in (best() / ratio**0.5, best() * ratio**0.5):
         tries[near] = trial(near)
     return best(), dict(sorted(tries.items()))
 
