@@ -13,6 +13,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
@@ -118,20 +119,22 @@ class LossLearner:
         before, now = self.time(int(n_averaged)), self.time(int(n_averaged) + 1)
         power_average(averaged, current, (now - before) / now)
 
-    def advance(self, n: int) -> None:
-        "Train for n iterations. Raises `DivergenceError` when the loss or its gradient is not finite."
-        for _ in range(n):
-            self.optimizer.zero_grad(set_to_none=True)
-            loss = self.loss(self.stream.next()[0].to(self.device))
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.config.grad_clip)
-            self.optimizer.step()
-            self.schedule.step()
-            self.average.update_parameters(self.net)
-            self.done += 1
-            for what, value in (("loss", loss.item()), ("size of the gradient", norm.item())):
-                if not math.isfinite(value):
-                    raise DivergenceError(f"the {what} is {value} after {self.done} iterations")
+# %% ../../nbs/26a_rivals.ipynb #ad5a2c10
+@patch
+def advance(self: LossLearner, n: int) -> None:
+    "Train for n iterations. Raises `DivergenceError` when the loss or its gradient is not finite."
+    for _ in range(n):
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(self.stream.next()[0].to(self.device))
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.config.grad_clip)
+        self.optimizer.step()
+        self.schedule.step()
+        self.average.update_parameters(self.net)
+        self.done += 1
+        for what, value in (("loss", loss.item()), ("size of the gradient", norm.item())):
+            if not math.isfinite(value):
+                raise DivergenceError(f"the {what} is {value} after {self.done} iterations")
 
 # %% ../../nbs/26a_rivals.ipynb #56a5a616
 class DDPMLearner(LossLearner):
