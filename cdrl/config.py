@@ -238,12 +238,17 @@ EMOJI = dict(
     init_groups=8,
     init_dropout=0.0,
     logsnr_max=6.0,
+    n_levels=4,
+    noise_schedule="geometric",
+    n_langevin=5,
+    step_r=0.7,
+    warm_start=0.03,
     ebm_lr=1e-3,
     init_lr=3e-3,
     decay_from=0.75,
     batch_size=64,
     ema=0.998,
-    steps=10_000,
+    steps=15_500,
     precision="auto",
 )
 
