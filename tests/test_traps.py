@@ -322,7 +322,7 @@ def test_two_grids_side_by_side_do_not_take_the_same_run(tmp_path, papermill):
 
 
 def test_grid_of_the_committed_reports_is_finished():
-    for grid in ("ablation", "baselines", "recipe", "tasks"):
+    for grid in ("ablation", "baselines", "models", "recipe", "tasks"):
         spec = yaml.safe_load((ROOT / f"reports/grids/{grid}.yaml").read_text())
         assert {run_state(ROOT / "reports" / name, *run) for name, run in expand_grid(spec).items()} == {"finished"}
 
