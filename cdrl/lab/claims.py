@@ -166,6 +166,8 @@ class Beats:
         ours, theirs = arm_seeds(study, self.ours), arm_seeds(study, self.theirs)
         if not ours or not theirs:
             return None
+        n = min(len(ours), len(theirs))  # an arm may have got more seeds; those that both have count
+        ours, theirs = ours[:n], theirs[:n]
         ratio, small = ratio_judged(ours, theirs, self.ratio)
         won, lost = seed_wins(ours, theirs)
         parts = [f"{mean_words(ours)} against {mean_words(theirs)}{ratio}", f"better with {won} of {len(ours)} seeds"]

@@ -80,6 +80,7 @@ def ablation_rows(
         {
             "arm": r["arm"],
             "rates": rates[r["arm"]],
+            "seeds": len(report["by_seed"][r["arm"]]),
             "distance": outcome_words(r),
             "without chains": outcome_words(r, "alone", "alone_std"),
             "minutes": f"{r['minutes']:.1f}",
