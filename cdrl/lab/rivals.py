@@ -232,14 +232,14 @@ def ebmkit_net(
 class EbmkitLearner(LossLearner):
     "ebmkit's diffusion recovery likelihood."
 
-    K, TOP = 30, 3.0  # Langevin steps a level; the largest noise
+    T, K, TOP = 6, 30, 3.0  # levels; Langevin steps at each; the largest noise
 
     def __init__(self, config, data, seed: int, factor: float, steps: dict, device: str = "cpu"):
         import ebm
 
         n_weights = peer_size(build_model(config, data.shape, 0).ebm)
         lowest = (1 + math.exp(config.logsnr_max)) ** -0.5
-        self.sigmas = torch.logspace(math.log10(self.TOP), math.log10(lowest), config.n_levels + 1).to(device)
+        self.sigmas = torch.logspace(math.log10(self.TOP), math.log10(lowest), self.T + 1).to(device)
         self.objective = ebm.DiffusionRecoveryLikelihood(self.sigmas, mcmc_steps=self.K).to(device)
         torch.manual_seed(seed)
         self.start(ebmkit_net(data.shape, n_weights), PEER_LR * factor, config, data, seed, steps, device=device)
@@ -247,7 +247,7 @@ class EbmkitLearner(LossLearner):
 
     def evaluations(self, denoise: bool = True) -> int:
         "Of the network, for one sample."
-        return self.K * (len(self.sigmas) - 1) + denoise
+        return self.K * self.T + denoise
 
     def loss(self, x: Tensor) -> Tensor:
         "The library's."
