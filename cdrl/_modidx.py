@@ -812,6 +812,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'cdrl.parallel.gather_rows': ('parallel.html#gather_rows', 'cdrl/parallel.py'),
                                'cdrl.parallel.join_group': ('parallel.html#join_group', 'cdrl/parallel.py'),
                                'cdrl.parallel.join_logs': ('parallel.html#join_logs', 'cdrl/parallel.py'),
+                               'cdrl.parallel.leave_group': ('parallel.html#leave_group', 'cdrl/parallel.py'),
                                'cdrl.parallel.max_over_processes': ('parallel.html#max_over_processes', 'cdrl/parallel.py'),
                                'cdrl.parallel.mean_gradients': ('parallel.html#mean_gradients', 'cdrl/parallel.py'),
                                'cdrl.parallel.mean_over_processes': ('parallel.html#mean_over_processes', 'cdrl/parallel.py'),

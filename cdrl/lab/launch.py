@@ -28,7 +28,15 @@ from .parameters import repo_root
 from .runs import Run, commit, is_free, lock_folder, open_run, other_settings, write_json
 from ..metrics import INCEPTION_SHA256, InceptionFeatures
 from ..model import CDRL
-from ..parallel import barrier, from_first_process, gather_rows, join_group, n_processes, process_index
+from cdrl.parallel import (
+    barrier,
+    from_first_process,
+    gather_rows,
+    join_group,
+    leave_group,
+    n_processes,
+    process_index,
+)
 from ..trainer import Trainer
 
 # %% ../../nbs/23_launch.ipynb #6edee39c
@@ -288,3 +296,4 @@ def main(
 
 if __name__ == "__main__" and "__file__" in globals():
     main()
+    leave_group()
