@@ -337,22 +337,21 @@ def speed_table(reports: Reports | None = None) -> Markdown:
 # %% ../../nbs/29a_results.ipynb #a062fcb1
 def quality_table(reports: Reports | None = None) -> Markdown:
     "Minutes of training until samples are as close to the training data as real test images are."
-    reports, rows = reports or Reports(), []
-    for run in ("time-to-quality-digits", "quality-digits"):
-        m = reports.read(run)
-        for s in m["summary"] if m else []:
-            in_all = np.mean([a["total_minutes"] for a in m["arms"] if a["precision"] == s["precision"]])
-            rows.append(
-                {
-                    "run": reports.link(run, path=page_of(reports, run)),
-                    "precision": s["precision"],
-                    "target": f"{SCORES[m['metric']]} {m['target']:.3g}",
-                    "reached by": f"{s['reached']} of {s['trained']}",
-                    "minutes to target": plus_minus(s["minutes"], s.get("minutes_std")) if s["reached"] else None,
-                    "minutes in all": f"{in_all:.1f}",
-                    "at the end": plus_minus(s["final"], s["final_std"]),
-                }
-            )
+    reports, rows, run = reports or Reports(), [], "time-to-quality-digits"
+    m = reports.read(run)
+    for s in m["summary"] if m else []:
+        in_all = np.mean([a["total_minutes"] for a in m["arms"] if a["precision"] == s["precision"]])
+        rows.append(
+            {
+                "run": reports.link(run, path=page_of(reports, run)),
+                "precision": s["precision"],
+                "target": f"{SCORES[m['metric']]} {m['target']:.3g}",
+                "reached by": f"{s['reached']} of {s['trained']}",
+                "minutes to target": plus_minus(s["minutes"], s.get("minutes_std")) if s["reached"] else None,
+                "minutes in all": f"{in_all:.1f}",
+                "at the end": plus_minus(s["final"], s["final_std"]),
+            }
+        )
     return table(rows)
 
 # %% ../../nbs/29a_results.ipynb #f99045e4
