@@ -306,10 +306,10 @@ CASES = [
     (
         "baselines-digits",
         dict(
-            verdicts={"CDRL / DDPM, 250 evaluations": dict(SCORES, holds=False, mean_holds=False, seeds_better=0)},
+            verdicts={"CDRL / DDPM, 100 evaluations": dict(SCORES, holds=False, mean_holds=False, seeds_better=0)},
             results=[dict(arm=a, value=1.0, found=1.0, factor=1.0, at_an_edge=False) for a in ("CDRL", "DDPM")],
         ),
-        "CDRL is not worse than DDPM, 250 evaluations (digits)",
+        "CDRL is not worse than DDPM, 100 evaluations (digits)",
         "not confirmed",
     ),
     (
