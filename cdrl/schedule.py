@@ -81,13 +81,14 @@ NOISE_SCHEDULES = {
 
 # %% ../nbs/00_schedule.ipynb #67c2cd9f
 class Fp32Buffers(nn.Module):
-    "A module whose buffers move with a model but stay in fp32, also when the model is cast to half precision."
+    "A module whose buffers move with a model and are never less precise than they were, also in half precision."
 
     def _apply(self, *args, **kwargs):
         before = dict(self._buffers)
         super()._apply(*args, **kwargs)
         for name, value in before.items():
-            self._buffers[name] = value.to(self._buffers[name].device)
+            cast = self._buffers[name]
+            self._buffers[name] = value.to(cast.device, torch.promote_types(value.dtype, cast.dtype))
         return self
 
 # %% ../nbs/00_schedule.ipynb #6bead3be
