@@ -30,13 +30,23 @@ def to_floats(
 @dataclass
 class ImageData:
     """Images with labels: `x` uint8 `[N, C, H, W]` (an array, or a `PixelFile` on disk), `y` long `[N]`, or `[N, A]`
-    for A attributes of each image."""
+    for A attributes of each image. Raises `ValueError` for other pixels than uint8, or labels that do not fit."""
 
     name: str
     x: np.ndarray
     y: np.ndarray
     classes: tuple  # names, index = label
     n_values: int = 256  # grey values of a pixel
+
+    def __post_init__(self):
+        if self.x.dtype != np.uint8:
+            raise ValueError(
+                f"the images of '{self.name}' are {self.x.dtype}; expected grey values in an array of uint8"
+            )
+        if len(self.x) != len(self.y):
+            raise ValueError(f"'{self.name}' has {len(self.x)} images and {len(self.y)} labels")
+        if self.classes and len(self.y) and not 0 <= np.min(self.y) <= np.max(self.y) < self.n_class:
+            raise ValueError(f"labels of '{self.name}' must be in 0 … {self.n_class - 1}")
 
     @property
     def shape(self) -> tuple:

@@ -539,12 +539,16 @@ def emoji_archives(folder: Path) -> list[Path]:
 
 # %% ../nbs/01a_datasets.ipynb #42a4866d
 def download_emoji(root: Path) -> None:
-    "Fetch the package with npm, which writes to a fixed name. A second process waits, and finds it there."
+    """Fetch the package with npm, which writes to a fixed name. A second process waits, and finds it there. Raises
+    `FileNotFoundError` if npm is missing or fails."""
     with download_folder(root, "emoji") as private:
         if emoji_archives(root):
             return
         command = ["npm", "pack", "--silent", EMOJI_PACKAGE]
-        subprocess.run(command, cwd=private, check=True, stdout=subprocess.DEVNULL)
+        try:
+            subprocess.run(command, cwd=private, check=True, stdout=subprocess.DEVNULL)
+        except (OSError, subprocess.CalledProcessError) as e:
+            raise FileNotFoundError(f"npm could not fetch {EMOJI_PACKAGE} ({e}); put the archive into {root}") from e
         for archive in emoji_archives(private):
             os.replace(archive, root / archive.name)
 

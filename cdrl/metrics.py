@@ -381,7 +381,10 @@ class ImageEvaluator:
         self,
         n: int,  # samples to compare with
     ) -> dict:  # fd_<extractor>: distance of min(n, all) test images from the reference
-        "What real images that were not trained on reach."
+        "What real images that were not trained on reach; nothing for a single image, which it says."
+        if min(n, len(self.x_test)) < 2:
+            print("a single test image: too few for a Fréchet distance")
+            return {}
         return {f"fd_{k}": frechet_distance(v[:n], self.train[k]) for k, v in self.test.items()}
 
     def score(

@@ -328,9 +328,10 @@ def make_judge(
     n_reference: int = 10_000,  # training images that samples are compared with, at most
     draws: int = 1,  # drawings at the end
     equal: bool = False,  # measure also as many samples as there are test images
+    reports=None,  # folder of the runs, where a classifier is looked for first
 ) -> Judge:
     "The usual judge of a dataset. Raises `FileNotFoundError` if there is no classifier for its images."
-    evaluate = make_evaluator(data, source, n_reference, lite0=False)
+    evaluate = make_evaluator(data, source, n_reference, lite0=False, reports=reports)
     images = len(data.shape) == 3
     n = n_samples or (1000 if images else 10_000)
     metric, label = ("fd_classifier", "FD-classifier") if images else ("histogram_kl", "histogram KL")

@@ -21,10 +21,11 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from ..checkpoints import load_state
 from ..config import Config, build_model, get_config
 from ..datasets import load_dataset
 from .evaluate import Progress, make_evaluator, sample_share, spread_labels
-from .parameters import repo_root
+from .parameters import check_counts, repo_root
 from .runs import Run, commit, is_free, lock_folder, open_run, other_settings, write_json
 from ..metrics import INCEPTION_SHA256, InceptionFeatures
 from ..model import CDRL
@@ -143,13 +144,13 @@ def load_model(
     root: Path,  # where relative paths begin
     device: str = "cpu",
 ) -> CDRL:
-    """One of our models, the averaged model of a checkpoint, or the authors' checkpoint. Raises what `from_pretrained`
-    and `from_official` raise."""
+    """One of our models, the averaged model of a checkpoint, or the authors' checkpoint. Raises what `from_pretrained`,
+    `load_state` and `from_official` raise."""
     if name.startswith("official:"):
         return CDRL.from_official(root / Path(name[9:]).expanduser()).to(device)
     path = root / Path(name).expanduser()
     if path.suffix == ".pt":
-        return checkpoint_model(torch.load(path, map_location="cpu", weights_only=True)).to(device)
+        return checkpoint_model(load_state(path)).to(device)
     return CDRL.from_pretrained(path, device)
 
 # %% ../../nbs/23_launch.ipynb #6763faff
@@ -196,7 +197,8 @@ def sampling_job(
     weights = InceptionFeatures(inception, inception_sha256 or INCEPTION_SHA256, device) if inception else None
     convert_first(dataset, data)
     train = load_dataset(dataset, "train", data)
-    evaluate = make_evaluator(train, Path(data), n_reference, weights, Path(data) / "cache")
+    home = folder.parent.parent  # of the run, in which this folder lies
+    evaluate = make_evaluator(train, Path(data), n_reference, weights, Path(data) / "cache", reports=home)
     samples, labels, features = draw_features(load_model(model, repo_root(), device), evaluate, **drawing)
     drawn = dict(samples=samples, **features)
     if labels is not None:
@@ -275,6 +277,7 @@ def main(
         sampling_job(a.sampling, device, **json.loads((a.sampling / "job.json").read_text()))
         return barrier()
     try:
+        check_counts(vars(a), snapshots=1, checkpoint_every=1, n_progress=2, n_reference=32, keep=1, log_every=1)
         config, new = folder_config(a.folder, a.dataset, a.set)
     except ValueError as e:
         parser.error(str(e))
@@ -283,7 +286,7 @@ def main(
     convert_first(config.dataset, source)
     data = load_dataset(config.dataset, "train", source)
     trainer = Trainer(config, data, device, a.log_every)
-    evaluate = make_evaluator(data, source, a.n_reference)
+    evaluate = make_evaluator(data, source, a.n_reference, reports=a.folder.parent)
     if new and process_index() == 0:  # all settings fit
         open_run(a.folder.parent, a.folder.name, "", asdict(config)).close()
     barrier()
