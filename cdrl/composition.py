@@ -15,6 +15,7 @@ from torch import Tensor
 from .ebm import value_and_grad
 from .layers import frozen
 from .model import CDRL, as_generator, as_labels, as_levels, finite
+from .sampler import whole_number
 from .schedule import diffuse, randn
 
 # %% ../nbs/11_composition.ipynb #eff034e6
@@ -106,8 +107,8 @@ def concept_labels(
     n: int,  # samples
 ) -> Tensor:  # [M, n] long
     "The concepts of each sample. Raises `ValueError` if there are none, or as `as_labels` does."
-    if not len(labels):
-        raise ValueError("labels is empty; give at least one concept")
+    if not isinstance(labels, (list, tuple)) or not labels:
+        raise ValueError(f"labels is {labels!r}; give a list of at least one concept")
     rows = [as_labels(-1 if label is None else label, n, model.n_class, model.device) for label in labels]
     return torch.stack([torch.as_tensor(row, device=model.device).expand(n) for row in rows])
 
@@ -121,18 +122,22 @@ def concept_weights(
 ) -> tuple[Tensor, Tensor]:  # of the energies and of the initializer's means [M]
     """Weights as tensors. Raises `ValueError` unless there is one finite number for each concept, positive for a
     mixture."""
-    if rule == "or" and weights is not None and min(weights) <= 0:
-        raise ValueError(f"weights of a mixture must be positive, got {weights}")
     if rule == "or" and init_weights is not None:
         raise ValueError("init_weights is for and; in a mixture each guess is made under one concept")
     if weights is None:
         weights = [1.0 / n_concepts if rule == "or" else 1.0] * n_concepts
-    weights = torch.tensor(weights, dtype=torch.float, device=model.device)
-    means = weights if init_weights is None else torch.tensor(init_weights, dtype=torch.float, device=model.device)
+
+    def as_row(values):
+        return torch.as_tensor(values, dtype=model.dtype, device=model.device).reshape(-1)
+
+    weights = as_row(weights)
+    means = weights if init_weights is None else as_row(init_weights)
     if not n_concepts == len(weights) == len(means):
         raise ValueError(f"{n_concepts} labels have {len(weights)} and {len(means)} weights; there must be one each")
     if not (weights.isfinite().all() and means.isfinite().all()):
         raise ValueError(f"weights must be finite, got {weights.tolist()} and {means.tolist()}")
+    if rule == "or" and (weights <= 0).any():
+        raise ValueError(f"weights of a mixture must be positive, got {weights.tolist()}")
     return weights, means
 
 # %% ../nbs/11_composition.ipynb #46d714d9
@@ -161,10 +166,9 @@ def sample_composed(
     guidance, chain = finite("guidance", guidance), model.chain(n_langevin, step_scale, metropolis)
     if guidance and rule == "and":
         raise ValueError(f"guidance {guidance} is for or; a product has weights 1 + w")
-    if not labels or n < 1:
-        raise ValueError(f"{n} samples of {len(labels)} concepts; there must be at least one of each")
-    weights, init_weights = concept_weights(model, len(labels), weights, init_weights, rule)
+    n, batch_size = whole_number("n", n, 1), whole_number("batch_size", batch_size, 1)
     concepts = concept_labels(model, labels, n)
+    weights, init_weights = concept_weights(model, len(labels), weights, init_weights, rule)
     generator = as_generator(seed, generator, model.device)
 
     def condition(rows):
@@ -208,6 +212,7 @@ def concept_evidence(
     if not model.n_class:
         raise ValueError("evidence for a concept needs a conditional model; train one with -p conditional True")
     x, generator = model.as_input(x), as_generator(seed, generator, model.device)
+    batch_size = whole_number("batch_size", batch_size, 1)
     concepts = concept_labels(model, labels, len(x))
 
     def at_level(t, batch, rows):

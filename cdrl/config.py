@@ -359,7 +359,7 @@ RANGES = dict(
     init_warmup_offset=(0, 10_000_000),
     decay_from=(0, 1),
     grad_clip=(1e-9, 1e9),
-    ema=(0, 1),
+    ema=(0, 0.999999),
     seed=(0, 2**63 - 1),
 )
 
@@ -374,13 +374,13 @@ def as_number(value):  # → float, or the value itself if it holds no number
 # %% ../nbs/08_config.ipynb #f9bbe1d4
 def check_list(
     name: str,  # of the setting
-    value,  # a list, a tuple, one number, or a text such as "1,2"
+    value,  # a list, a tuple, an array, one number, or a text such as "1,2"
 ) -> tuple:  # of int; of float for level_weights
     "Check a setting that holds several numbers: nothing is rounded. Raises `ValueError` that says what is allowed."
     if isinstance(value, str):
-        parts = value.replace(",", " ").split()
+        parts = value.strip("[]() ").replace(",", " ").split()
     else:
-        parts = value if isinstance(value, (list, tuple)) else [value]
+        parts = list(value) if hasattr(value, "__len__") else [value]
     numbers = [as_number(v) for v in parts]
     if not all(isinstance(v, float) and math.isfinite(v) for v in numbers):
         raise ValueError(f"{name} is {value!r}; expected numbers such as [1, 2, 2]")
@@ -485,14 +485,15 @@ def check_fit(
 ) -> None:
     "Raise `ValueError` that says what is allowed, if the settings do not fit the data."
     c = config
-    if c.conditional and not n_class:
-        raise ValueError(f"conditional is True, but dataset '{c.dataset}' has no labels")
+    if c.conditional and n_class < 2:
+        raise ValueError(f"conditional is True, but dataset '{c.dataset}' has no labels to choose from")
     if len(shape) != 3:
         return
     for part, mult in [("ebm", c.ebm_channel_mult), ("init", c.init_channel_mult)]:
-        if shape[1] % (c.patch * 2 ** (len(mult) - 1)):
+        odd = [side for side in shape[1:] if side % (c.patch * 2 ** (len(mult) - 1))]
+        if odd:
             raise ValueError(
-                f"{part}_channel_mult {mult} with patch {c.patch} halves {shape[1]} pixels too often; "
+                f"{part}_channel_mult {mult} with patch {c.patch} halves {odd[0]} pixels too often; "
                 "choose fewer factors or a smaller patch"
             )
     for mult in c.init_channel_mult if c.initializer != "absent" else ():

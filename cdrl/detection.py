@@ -66,7 +66,8 @@ def ood_scores(
 ) -> dict:  # name: [N], high: belongs
     """Scores of how well images belong to what the model was trained on; the paper's is `log_density` (clean image,
     lowest level)."""
-    n_noise, x = whole_number("n_noise", n_noise, 1), model.as_input(x)
+    n_noise, batch_size = whole_number("n_noise", n_noise, 1), whole_number("batch_size", batch_size, 1)
+    x = model.as_input(x)
     generator, chain = as_generator(seed, generator, model.device), model.chain(n_langevin)
     batches, T = [], model.schedule.n_levels
     with frozen(model):

@@ -15,7 +15,7 @@ from torch import Tensor
 from .initializer import draw_initial
 from .layers import frozen
 from .model import CDRL, as_generator, as_levels
-from .sampler import Chain
+from .sampler import Chain, whole_number
 from .schedule import Schedule, noise_step, noised_walk, randn
 
 # %% ../nbs/11a_inpainting.ipynb #104e31c3
@@ -204,8 +204,9 @@ def inpaint(
     pixels or a guidance that are not finite, or for particles without an initializer."""
     x = model.as_input(x)
     known = check_known(x, torch.as_tensor(known, device=model.device))
-    if min(n_resample, n_particles) < 1:
-        raise ValueError(f"n_resample is {n_resample} and n_particles {n_particles}; both must be at least 1")
+    counts = dict(n_resample=n_resample, n_particles=n_particles, batch_size=batch_size, images=len(x))
+    for name, value in counts.items():
+        whole_number(name, value, 1)
     condition, chain = model.condition(label, len(x), guidance), model.chain(n_langevin, metropolis=metropolis)
     generator, size = as_generator(seed, generator, model.device), max(1, batch_size // n_particles)
     out = []

@@ -121,7 +121,7 @@ def as_steps(
     n_levels: int,  # T
 ) -> list[int]:  # K of each level [T]
     "Numbers of Langevin steps as a list. Raises `ValueError` for a list of another length or a negative number."
-    if not hasattr(n_langevin, "__len__"):
+    if not hasattr(n_langevin, "__len__") or getattr(n_langevin, "ndim", 1) == 0:
         return [whole_number("n_langevin", n_langevin)] * n_levels
     if len(n_langevin) != n_levels:
         raise ValueError(f"n_langevin has {len(n_langevin)} numbers; the model has {n_levels} levels")

@@ -13,7 +13,7 @@ from tiny import NETWORKS
 
 from cdrl.checkpoints import Checkpoints
 from cdrl.config import build_model, get_config
-from cdrl.data import BatchStream
+from cdrl.data import BatchStream, ImageData
 from cdrl.datasets import load_dataset
 from cdrl.ebm import EBM
 from cdrl.guard import DivergenceError
@@ -37,6 +37,10 @@ def model(**kw):
     return build_model(get_config("digits", **SMALL, **kw), (1, 8, 8), 10)
 
 
+def images(pixels=np.zeros((4, 1, 8, 8), np.uint8), labels=(0, 1, 0, 1)):
+    return ImageData("made", pixels, np.array(labels), ("a", "b"))
+
+
 @pytest.mark.parametrize(
     "error, message, call",
     [
@@ -44,6 +48,7 @@ def model(**kw):
         (ValueError, "'lr' is unknown", lambda: get_config("digits", lr=1.0)),
         (ValueError, "expected an int", lambda: get_config("digits", steps=1.5)),
         (ValueError, "expected a bool", lambda: get_config("digits", conditional=1)),
+        (ValueError, "ema is 1.0; it must be in 0 …", lambda: get_config("digits", ema=1.0)),
         (ValueError, "expected numbers such as", lambda: get_config("digits", ebm_channel_mult="a,b")),
         (ValueError, "must be in 0 … 1", lambda: get_config("digits", label_dropout=1.5)),
         (ValueError, "choose one of paper, posterior", lambda: get_config("digits", step_size="big")),
@@ -65,6 +70,15 @@ def model(**kw):
             "choose fewer factors",
             lambda: build_model(get_config("digits", init_channel_mult=[1] * 5), (1, 8, 8), 10),
         ),
+        (ValueError, "halves 18 pixels", lambda: build_model(get_config("digits", patch=2), (1, 16, 18), 10)),
+        (
+            ValueError,
+            "no labels to choose from",
+            lambda: build_model(get_config("digits", conditional=True), (1, 8, 8), 1),
+        ),
+        (ValueError, "are float32; expected grey values", lambda: images(pixels=np.zeros((4, 1, 8, 8), np.float32))),
+        (ValueError, "4 images and 3 labels", lambda: images(labels=[0, 1, 1])),
+        (ValueError, "must be in 0 … 1", lambda: images(labels=[0, 1, 2, 1])),
         (ValueError, "must divide", lambda: build_model(get_config("digits", init_channels=12), (1, 8, 8), 10)),
         (ValueError, "at least 1", lambda: Schedule(0)),
         (ValueError, "choose one of silu", lambda: EBM((1, 8, 8), act="tanh")),
@@ -73,6 +87,8 @@ def model(**kw):
         (ValueError, "0 … 9", lambda: model(conditional=True).sample(1, label=10)),
         (ValueError, "no classes", lambda: model().sample(1, label=1)),
         (ValueError, "conditional model and a label", lambda: model().sample(1, guidance=1.0)),
+        (ValueError, "conditional model and a label", lambda: model().score(0, guidance=1.0)(torch.zeros(1, 1, 8, 8))),
+        (ValueError, "choose True, False or None", lambda: model().sample(1, metropolis="no")),
         (ValueError, "the model has 3 levels", lambda: model().sample(1, n_langevin=[1, 2])),
         (ValueError, "0 … 2", lambda: model().log_density(torch.zeros(1, 1, 8, 8), level=6)),
         (ValueError, "this model's are (N, 1, 8, 8)", lambda: model().log_density(torch.zeros(1, 3, 8, 8))),

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TINY
 from made_data import MAKERS, make_emoji, make_imagenet32
 from PIL import Image
 from torchvision import datasets as tvd
@@ -491,3 +492,12 @@ def test_a_download_that_was_cut_is_begun_again(tmp_path, served):
     (root / "cifar-10-python.tar.gz").write_bytes(whole[:1000])
     assert len(two_at_once("cifar10", root, there)) == 2 and (root / "cifar-10-python.tar.gz").read_bytes() == whole
     assert [f.name for f in root.rglob(".*")] == [".cifar10.lock"]
+
+
+def test_twelve_pictures_are_enough_to_train_on(tmp_path, here, capsys):
+    copies(tmp_path, *(f"pictures/{k}.png" for k in range(12)))
+    tiny = {**TINY, "batch_size": 4, "n_samples": 8, "n_progress": 8}
+    run = here("train", dataset=f"folder:{tmp_path}/pictures", run="mine", **tiny) / "mine"
+    said = capsys.readouterr().out
+    assert "a single test image: too few for a Fréchet distance" in said and "no FD-classifier" in said
+    assert json.loads((run / "metrics.json").read_text())["real_test"] == {} and (run / "model").is_dir()

@@ -1,6 +1,7 @@
 """Situations in which a user would lose work, be led in a circle, or read a wrong number: each kind of them in a
 table."""
 
+import copy
 import gc
 import json
 import math
@@ -359,6 +360,10 @@ def test_weights_of_particles_do_not_depend_on_other_images():
     )  # Σ miss²/(2 mean miss²) = 15/2, for every image
 
 
+def complete(n, **options):
+    return inpaint(net(), torch.zeros(n, 1, 8, 8), torch.ones(1, 1, 8, 8, dtype=torch.bool), **options)
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
@@ -394,6 +399,19 @@ def test_weights_of_particles_do_not_depend_on_other_images():
             "known pixels are not finite",
         ),
         (lambda: net().chain([1, 1, True]), "whole number"),
+        (lambda: sample_composed(net(conditional=True), 2, 3), "give a list of at least one concept"),
+        (lambda: sample_composed(net(conditional=True), 2.0, [1]), "n must be a whole number"),
+        (lambda: sample_composed(net(conditional=True), 2, [1], batch_size=0), "batch_size must be a whole number"),
+        (lambda: sample_composed(net(conditional=True), 2, [1, 2], weights=2.0), "2 labels have 1 and 1 weights"),
+        (lambda: sample_composed(net(conditional=True), 2, [1, 2], weights=[], rule="or"), "2 labels have 0 and 0"),
+        (
+            lambda: concept_evidence(net(conditional=True), torch.zeros(2, 1, 8, 8), [1], batch_size=0),
+            "batch_size must be a whole number",
+        ),
+        (lambda: ood_scores(net(), torch.zeros(2, 1, 8, 8), batch_size=0), "batch_size must be a whole number"),
+        (lambda: complete(2, batch_size=-5), "batch_size must be a whole number"),
+        (lambda: complete(2, n_particles=2.5), "n_particles must be a whole number"),
+        (lambda: complete(0), "images must be a whole number at least 1"),
     ],
 )
 def test_tasks_say_what_is_wrong(call, message):
@@ -482,3 +500,17 @@ def test_a_classifier_that_cannot_be_read(tmp_path, file, text, message):
         (tmp_path / file).write_text(text)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         load_classifier(tmp_path)
+
+
+@pytest.mark.parametrize("preset, shape", [("digits", (1, 8, 8)), ("checkerboard", (2,))])
+def test_a_model_in_double_precision_is_the_same_model(preset, shape):
+    model = build_model(get_config(preset, **NETWORKS), shape, 0)
+    with torch.no_grad():
+        for buffer in model.base.buffers():
+            buffer.add_(0.1 * torch.rand_like(buffer))
+    twice, x = copy.deepcopy(model).double(), model.sample(3, seed=0, n_langevin=1)
+    assert model.base is not None and x.dtype == torch.float32
+    assert twice.sample(3, seed=0, n_langevin=1).dtype == twice.log_density(x).dtype == torch.float64
+    assert torch.allclose(twice.log_density(x).float(), model.log_density(x), rtol=1e-4)
+    y = 0.5 * x
+    assert torch.allclose(twice.score(1)(y.double()).float(), model.score(1)(y), rtol=1e-3, atol=1e-3)

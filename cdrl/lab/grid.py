@@ -47,16 +47,24 @@ from cdrl.lab.runs import (
 def expand_grid(
     spec: dict,  # of the YAML file: notebook, name, base, grid, runs
 ) -> dict:  # {run name: (notebook, parameters)}
-    "The runs of a grid. Raises `ValueError` for unknown entries, names that are not plain or that are not different."
+    """The runs of a grid; one if it has neither grid nor runs. Raises `ValueError` for unknown entries, values that are
+    not listed, and names that are not plain or not different."""
+    spec = spec or {}
     unknown = set(spec) - {"notebook", "name", "base", "grid", "runs"}
     if unknown or not {"notebook", "name"} <= set(spec):
-        raise ValueError(f"a grid has the entries notebook, name, base, grid and runs; got {', '.join(spec)}")
-    grid = spec.get("grid") or {}
-    points = [dict(zip(grid, values)) for values in itertools.product(*grid.values())] if grid else []
+        raise ValueError(f"a grid has the entries notebook, name, base, grid and runs; got {', '.join(spec) or 'none'}")
+    grid, listed = spec.get("grid") or {}, list(spec.get("runs") or [])
+    for key, values in grid.items():
+        if not isinstance(values, list):
+            raise ValueError(f"grid has {key}: {values!r}; expected a list of values")
+    points = [dict(zip(grid, values)) for values in itertools.product(*grid.values())] if grid or not listed else []
     runs = {}
-    for point in points + list(spec.get("runs") or []):
+    for point in points + listed:
         parameters = {**(spec.get("base") or {}), **point}
-        name = check_run_name(spec["name"].format(**parameters))
+        try:
+            name = check_run_name(spec["name"].format(**parameters))
+        except KeyError as e:
+            raise ValueError(f"name '{spec['name']}' asks for {e}, which a run does not have") from e
         if name in runs:
             raise ValueError(f"two runs of the grid have the name '{name}'; put what differs between them into name")
         runs[name] = (parameters.pop("notebook", spec["notebook"]), parameters)
@@ -69,7 +77,7 @@ def load_grid(
     """The grids of a file, in the order in which they are to be run. Raises `ValueError` for what `expand_grid` refuses
     and for a name that two grids have."""
     spec = yaml.safe_load(Path(path).read_text())
-    if "include" not in spec:
+    if not spec or "include" not in spec:
         return [expand_grid(spec)]
     if set(spec) != {"include"}:
         raise ValueError(f"a grid with include has no other entries; got {', '.join(spec)}")
@@ -310,7 +318,10 @@ def run_grid(
 ) -> pd.DataFrame:  # run, state, minutes
     """Run what is not finished in a grid, and say how far it is. Raises `ValueError` for a number outside of the
     grid."""
-    grids, committed, workers = load_grid(path), repo_root() / "reports", workers or os.cpu_count()
+    workers = os.cpu_count() if workers is None else workers
+    if min(workers, threads) < 1:
+        raise ValueError(f"workers is {workers} and threads {threads}; both must be at least 1")
+    grids, committed = load_grid(path), repo_root() / "reports"
     reports = Path(reports or committed).resolve()
     runs = {name: run for grid in grids for name, run in grid.items()}
     if only is not None and not 0 <= only < len(runs):
