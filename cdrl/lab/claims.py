@@ -218,7 +218,8 @@ class Rival:
 
     def judge(self, report: dict) -> Judged | None:
         """As the report has it. A rival whose learning rates fell, because a seed diverged with those found, is named.
-        One whose search ended at its edge might do better yet: CDRL's lead over it is undecided."""
+        One whose search ended at its edge, or that has no finite distance with the rates that it found and yet did not
+        diverge, might do better yet: CDRL's lead over it is undecided."""
         name, n_drl = self.find(report)
         v, arms = report["verdicts"].get(f"CDRL / {name}"), {r["arm"]: r for r in report["results"]}
         if v is None:
@@ -234,6 +235,9 @@ class Rival:
             parts.append(f"its rates fell from × {r['found']:g} to × {r['factor']:g} when a seed diverged")
         if r["at_an_edge"]:
             parts.append("its best rates are the last that were tried")
+            outcome = None if outcome else outcome
+        if v["theirs"]["mean"] is None and not v["diverged"]:
+            parts.append("no finite distance at the rates that it found; others might have one")
             outcome = None if outcome else outcome
         parts.append(f"better with {v['seeds_better']} of {v['n_seeds']} seeds")
         return Judged(parts, outcome, ratio.strip(" ()"))
