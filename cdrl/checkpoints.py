@@ -129,7 +129,7 @@ def save(
             old.unlink()
     barrier()
 
-# %% ../nbs/08c_checkpoints.ipynb #6cffad26
+# %% ../nbs/08c_checkpoints.ipynb #a0400f9f
 def load_state(path: str | Path) -> dict:
     "What a checkpoint holds. Raises `ValueError` if the file cannot be read or is no checkpoint of a training."
     try:
@@ -142,7 +142,7 @@ def load_state(path: str | Path) -> dict:
         raise ValueError(f"{path} is no checkpoint of a training")
     return state
 
-
+# %% ../nbs/08c_checkpoints.ipynb #6cffad26
 def read_checkpoint(
     path: str | Path,
     config: Config,  # of the run that is to go on

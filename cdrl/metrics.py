@@ -392,8 +392,7 @@ class ImageEvaluator:
         features: dict,  # from `features`
         k: int = 5,  # neighbours of precision and recall
     ) -> dict:  # fd_, precision_, recall_ for each extractor
-        """Fréchet distance, precision and recall (the latter at no more than 2,000 a side; left out for k samples or
-        fewer, which it says)."""
+        "Fréchet distance; precision and recall of at most 2,000 a side, not of k samples or fewer, which it says."
         out = {}
         for name, feats in features.items():
             out[f"fd_{name}"] = frechet_distance(feats, self.train[name])

@@ -120,9 +120,14 @@ def finite(name: str, value) -> float:
         raise ValueError(f"{name} must be a finite number, got {value!r}")
     return float(value)
 
-
-def as_guidance(name: str, value, label, n_class: int) -> float:
-    "w of eq. (1). Raises `ValueError` if it is not finite, or not 0 where there is no class."
+# %% ../nbs/07_model.ipynb #5783ce6c
+def as_guidance(
+    name: str,  # of the argument, for the message
+    value,  # what was given
+    label,  # None: no class
+    n_class: int,  # of the model
+) -> float:  # w of eq. (1)
+    "A guidance weight. Raises `ValueError` if it is not finite, or not 0 where there is no class."
     w = finite(name, value)
     if w and (label is None or not n_class):
         raise ValueError("guidance needs a conditional model and a label")

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['VERDICTS', 'NOT_TESTED', 'UNLESS', 'RULES', 'Judged', 'mean_words', 'seed_wins', 'ratio_of', 'at_most', 'at_least',
-           'look_up', 'fill', 'arm_seeds', 'ratio_judged', 'Beats', 'score_words', 'Rival', 'interval_of', 'Bound',
-           'even_rows', 'RatioOfMeans', 'Intervals', 'Reported', 'make_rule', 'Claim', 'claims_file', 'load_claims',
-           'read_metrics', 'judge_claim', 'judge_all', 'count_verdicts', 'Finding', 'judge_cases', 'case_words',
-           'case_runs', 'judge_finding', 'load_findings', 'Question', 'load_questions', 'answer', 'load_notes']
+           'look_up', 'fill', 'arm_seeds', 'ratio_judged', 'Beats', 'score_words', 'rival_doubts', 'Rival',
+           'interval_of', 'Bound', 'even_rows', 'RatioOfMeans', 'Intervals', 'Reported', 'make_rule', 'Claim',
+           'claims_file', 'load_claims', 'read_metrics', 'judge_claim', 'judge_all', 'count_verdicts', 'Finding',
+           'judge_cases', 'case_words', 'case_runs', 'judge_finding', 'load_findings', 'Question', 'load_questions',
+           'answer', 'load_notes']
 
 # %% ../../nbs/28_claims.ipynb #0453c5af
 import json
@@ -183,6 +184,19 @@ def score_words(
         return "diverged" if diverged else "an infinite distance"
     return f"{scores['mean']:.3g}" + (f" ± {scores['std']:.2g}" if scores["std"] is not None else "")
 
+# %% ../../nbs/28_claims.ipynb #db171ea0
+def rival_doubts(
+    v: dict,  # a verdict of the report
+    r: dict,  # the rival's row
+) -> list:  # of str
+    "Why a rival might do better yet: its search ended at its edge, or nothing it found led anywhere without diverging."
+    doubts = []
+    if r["at_an_edge"]:
+        doubts.append("its best rates are the last that were tried")
+    if v["theirs"]["mean"] is None and not v["diverged"]:
+        doubts.append("no finite distance at the rates that it found; others might have one")
+    return doubts
+
 # %% ../../nbs/28_claims.ipynb #86d4b9f0
 @dataclass
 class Rival:
@@ -218,8 +232,7 @@ class Rival:
 
     def judge(self, report: dict) -> Judged | None:
         """As the report has it. A rival whose learning rates fell, because a seed diverged with those found, is named.
-        One whose search ended at its edge, or that has no finite distance with the rates that it found and yet did not
-        diverge, might do better yet: CDRL's lead over it is undecided."""
+        A lead over one that might do better yet is undecided."""
         name, n_drl = self.find(report)
         v, arms = report["verdicts"].get(f"CDRL / {name}"), {r["arm"]: r for r in report["results"]}
         if v is None:
@@ -230,15 +243,12 @@ class Rival:
         if self.theirs is None:
             parts.append(f"{name}, the best of {n_drl}")
         outcome = self.decide(v)
-        r = arms[max((a for a in arms if name.startswith(a)), key=len)]  # of "DDPM, 250 evaluations": DDPM
+        r = arms[max((a for a in arms if name.startswith(a)), key=len)]  # of "DDPM, 100 evaluations": DDPM
         if r["factor"] < r["found"]:
             parts.append(f"its rates fell from × {r['found']:g} to × {r['factor']:g} when a seed diverged")
-        if r["at_an_edge"]:
-            parts.append("its best rates are the last that were tried")
-            outcome = None if outcome else outcome
-        if v["theirs"]["mean"] is None and not v["diverged"]:
-            parts.append("no finite distance at the rates that it found; others might have one")
-            outcome = None if outcome else outcome
+        doubts = rival_doubts(v, r)
+        parts += doubts
+        outcome = None if outcome and doubts else outcome
         parts.append(f"better with {v['seeds_better']} of {v['n_seeds']} seeds")
         return Judged(parts, outcome, ratio.strip(" ()"))
 
