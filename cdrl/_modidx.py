@@ -368,6 +368,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'cdrl.lab.compare.pick_arms': ('compare.html#pick_arms', 'cdrl/lab/compare.py'),
                                   'cdrl.lab.compare.preset_arm': ('compare.html#preset_arm', 'cdrl/lab/compare.py'),
                                   'cdrl.lab.compare.preset_steps': ('compare.html#preset_steps', 'cdrl/lab/compare.py'),
+                                  'cdrl.lab.compare.ran_away': ('compare.html#ran_away', 'cdrl/lab/compare.py'),
                                   'cdrl.lab.compare.read_lenders': ('compare.html#read_lenders', 'cdrl/lab/compare.py'),
                                   'cdrl.lab.compare.search_factor': ('compare.html#search_factor', 'cdrl/lab/compare.py'),
                                   'cdrl.lab.compare.seconds_at': ('compare.html#seconds_at', 'cdrl/lab/compare.py'),

@@ -7,8 +7,8 @@ __all__ = ['SEARCH_SEED', 'ROUNDS', 'SHOW_SEED', 'MADE', 'WIDE', 'MORE_SEEDS', '
            'trainer_arm', 'preset_steps', 'preset_arm', 'arms_over', 'pick_arms', 'check_study', 'computing_time',
            'in_phase', 'measure_costs', 'steps_for', 'seconds_at', 'even_steps', 'Judge', 'make_judge', 'to_show',
            'from_shown', 'train_one', 'search_factor', 'read_lenders', 'lent_part', 'costs_as_lent', 'Comparison',
-           'with_distances', 'seeds_differ', 'as_table', 'curve_figure', 'seed_figure', 'shown_samples', 'summarise',
-           'by_seed', 'ways_table', 'over_seeds', 'verdict', 'ways_as_arms', 'ahead_since']
+           'with_distances', 'ran_away', 'seeds_differ', 'as_table', 'curve_figure', 'seed_figure', 'shown_samples',
+           'summarise', 'by_seed', 'ways_table', 'over_seeds', 'verdict', 'ways_as_arms', 'ahead_since']
 
 # %% ../../nbs/26_compare.ipynb #a2f7bb5d
 import json
@@ -584,15 +584,23 @@ def trained(self: Comparison, arm: Arm, factor: float, seeds: list) -> list:  # 
             break
     return parts
 
+# %% ../../nbs/26_compare.ipynb #0366ce38
+def ran_away(
+    part: dict,  # of `Comparison.part`
+) -> bool:
+    "Whether it ends infinitely far, and was near before."
+    values = [c["value"] for c in part["curve"]]
+    return bool(values) and values[-1] == math.inf and min(values) < math.inf
+
 # %% ../../nbs/26_compare.ipynb #c4e9a940
 @patch
 def settled(self: Comparison, arm: Arm, seeds: list) -> list:  # parts, one a seed, with `found` and `gave_up`: factors
-    "All seeds of an arm, with the factor of its search or the next lower one with which none diverges."
+    "All seeds of an arm, with the factor of its search or the next lower one with which none diverges or runs away."
     best, tries = self.searched(arm)
     lower, gave_up = sorted({f for f in tries or self.factors if f <= best}, reverse=True), []
     for factor in lower:
         parts = self.trained(arm, factor, seeds)
-        if not parts[-1]["diverged"] or factor == lower[-1]:
+        if factor == lower[-1] or not any(q["diverged"] or ran_away(q) for q in parts):
             break
         gave_up.append(factor)
     not_tried = "not tried: another seed diverged at the lowest rate"
