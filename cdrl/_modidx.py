@@ -612,7 +612,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'cdrl.lab.results.or_table': ('results.html#or_table', 'cdrl/lab/results.py'),
                                   'cdrl.lab.results.outcome_words': ('results.html#outcome_words', 'cdrl/lab/results.py'),
                                   'cdrl.lab.results.paper_run_table': ('results.html#paper_run_table', 'cdrl/lab/results.py'),
-                                  'cdrl.lab.results.part_seconds': ('results.html#part_seconds', 'cdrl/lab/results.py'),
                                   'cdrl.lab.results.preset_spread': ('results.html#preset_spread', 'cdrl/lab/results.py'),
                                   'cdrl.lab.results.quality_table': ('results.html#quality_table', 'cdrl/lab/results.py'),
                                   'cdrl.lab.results.questions_table': ('results.html#questions_table', 'cdrl/lab/results.py'),

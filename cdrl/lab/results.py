@@ -7,7 +7,7 @@ __all__ = ['INPAINTING_WAYS', 'DETECTORS', 'GPU_KINDS', 'claims_table', 'not_tes
            'rate_words', 'ablation_rows', 'ablation_table', 'ablation_points', 'preset_spread', 'arms_figure',
            'baseline_rows', 'baseline_table', 'guidance_table', 'guided_alone_table', 'composition_table', 'or_table',
            'not_table', 'inpainting_table', 'detection_table', 'speed_table', 'quality_table', 'gpu_table',
-           'gpu_training_table', 'cost_table', 'paper_run_table', 'part_seconds', 'core_hours']
+           'gpu_training_table', 'cost_table', 'paper_run_table', 'core_hours']
 
 # %% ../../nbs/29a_results.ipynb #150f5e85
 import json
@@ -373,12 +373,12 @@ def gpu_table(reports: Reports | None = None) -> Markdown:
 
 # %% ../../nbs/29a_results.ipynb #978d2500
 def gpu_training_table(reports: Reports | None = None) -> Markdown:
-    "Fashion-MNIST on the H100 and on two cores: distance after as many iterations, and at the end."
+    "Fashion-MNIST on the H100 and on one core: distance after as many iterations, and at the end."
     reports, rows = reports or Reports(), []
     runs = {
         "CDRL, H100": "fashion_mnist-h100",
         "DRL, H100": "fashion_mnist-h100-drl",
-        "CDRL, two cores": "fashion_mnist",
+        "CDRL, one core": "fashion_mnist",
     }
     names = [name for name, run in runs.items() if reports.has(run, "quality.csv")]
     curves = {k: pd.read_csv(reports.folder / runs[k] / "quality.csv").set_index("step") for k in names}
@@ -445,23 +445,12 @@ def paper_run_table(reports: Reports | None = None) -> Markdown:
         )
     return table(rows)
 
-# %% ../../nbs/29a_results.ipynb #e3421882
-def part_seconds(
-    part: dict,  # of parts.json
-) -> float:
-    "Seconds that a part of a study took: all of it, or at least its training."
-    if part.get("wall_seconds"):
-        return part["wall_seconds"]
-    curve = [c["minutes"] for c in part.get("curve", [])]
-    return 60 * (part.get("minutes") or max(curve, default=0.0))
-
 # %% ../../nbs/29a_results.ipynb #7a00f77f
-def core_hours(reports: Reports | None = None) -> list:  # of dicts: run, hours of one core, parts, in_full
-    "Hours of one core for each study, and the share of parts that kept the whole time."
+def core_hours(reports: Reports | None = None) -> list:  # of dicts: run, hours of one core, parts
+    "What the parts of each study took: trainings, searches, and the samples that were measured."
     took = []
     for file in sorted((reports or Reports()).folder.glob("*/parts.json")):
         parts = [q for q in json.loads(file.read_text()) if "shared" not in q]
-        hours = sum(part_seconds(q) * q["threads"] for q in parts) / 3600
-        in_full = sum("wall_seconds" in q for q in parts) / max(1, len(parts))
-        took.append(dict(run=file.parent.name, hours=hours, parts=len(parts), in_full=in_full))
+        hours = sum(q["wall_seconds"] * q["threads"] for q in parts) / 3600
+        took.append(dict(run=file.parent.name, hours=hours, parts=len(parts)))
     return took
