@@ -231,7 +231,7 @@ class Rival:
         return None if v["mean_holds"] or v["at_most"] == 1 and v["seeds_better"] else False
 
     def judge(self, report: dict) -> Judged | None:
-        """As the report has it. A rival whose rates fell, because a seed diverged or ran away with them, is named.
+        """As the report has it. A rival whose rates fell, because a seed was lost with them, is named.
         A lead over one that might do better yet is undecided."""
         name, n_drl = self.find(report)
         v, arms = report["verdicts"].get(f"CDRL / {name}"), {r["arm"]: r for r in report["results"]}
@@ -245,7 +245,10 @@ class Rival:
         outcome = self.decide(v)
         r = arms[max((a for a in arms if name.startswith(a)), key=len)]  # of "DDPM, 100 evaluations": DDPM
         if r["factor"] < r["found"]:
-            parts.append(f"its rates fell from × {r['found']:g} to × {r['factor']:g} when a seed diverged or ran away")
+            parts.append(
+                f"its rates fell from × {r['found']:g} to × {r['factor']:g} "
+                "when a seed diverged or ended infinitely far"
+            )
         doubts = rival_doubts(v, r)
         parts += doubts
         outcome = None if outcome and doubts else outcome

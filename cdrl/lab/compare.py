@@ -571,14 +571,14 @@ def searched(self: Comparison, arm: Arm) -> tuple:  # best factor, {factor: dist
 def is_lost(
     part: dict,  # of `Comparison.part`
 ) -> bool:
-    "Whether it diverged, or ran away: it ends infinitely far, and was near before."
+    "Whether it diverged, or ends infinitely far and was near before."
     values = [c["value"] for c in part["curve"]]
     return bool(part["diverged"]) or bool(values) and values[-1] == math.inf and min(values) < math.inf
 
 # %% ../../nbs/26_compare.ipynb #a5110560
 @patch
-def trained(self: Comparison, arm: Arm, factor: float, seeds: list) -> list:  # parts, one a seed
-    "All seeds with one factor; it stops at the first that is lost."
+def trained(self: Comparison, arm: Arm, factor: float, seeds: list, last: bool = False) -> list:  # parts, one a seed
+    "All seeds with one factor; it stops at the first that is lost, with the last factor only at one that diverged."
     steps, parts = self.steps(arm), []
     ends = even_steps(steps, self.costs()[arm.name], self.snapshots)
     by_time = self.minutes is None or steps == self.timed(arm)
@@ -589,12 +589,12 @@ def trained(self: Comparison, arm: Arm, factor: float, seeds: list) -> list:  # 
         parts.append({**part, "arm": arm.name, "seed": seed, "factor": factor})
         said = f"diverged: {part['diverged']}" if part["diverged"] else f"{part['value']:.4g}"
         print(f"{arm.name}, seed {seed}, factor {factor:.3g}, {part['minutes']:.1f} min: {said}", flush=True)
-        if is_lost(part):
+        if part["diverged"] or is_lost(part) and not last:
             break
     return parts
 
 # %% ../../nbs/26_compare.ipynb #c4e9a940
-STEPS_BELOW = 3  # factors below those of a search, where all of them lose a seed
+STEPS_BELOW = 3  # factors below those of a search, if all of them lose a seed
 
 
 @patch
@@ -606,11 +606,11 @@ def settled(self: Comparison, arm: Arm, seeds: list) -> list:  # parts, one a se
         ratio = sorted(self.factors)[1] / sorted(self.factors)[0]
         lower += [lower[-1] / ratio**i for i in range(1, STEPS_BELOW + 1)]
     for factor in lower:
-        parts = self.trained(arm, factor, seeds)
+        parts = self.trained(arm, factor, seeds, last=factor == lower[-1])
         if factor == lower[-1] or not is_lost(parts[-1]):
             break
         gave_up.append(factor)
-    not_tried = "not tried: another seed was lost at the lowest rate"
+    not_tried = "not tried: another seed diverged at the lowest rate"
     for seed in seeds[len(parts) :]:
         parts.append(dict(parts[-1], seed=seed, diverged=not_tried, curve=[], minutes=0.0))
     edge = len(tries) > 1 and best in (min(tries), max(tries))
