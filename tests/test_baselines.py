@@ -133,8 +133,8 @@ class Fake:
 
 def test_rates_of_the_search_and_those_given_up():
     """An arm with a seed that diverges starts again with all seeds at the next lower factor that the search has tried,
-    down to the lowest; an infinite distance of points is no divergence, and then the share inside decides."""
-    limits = dict(sound=99.0, late=2.0, hopeless=0.1, early=99.0)  # the largest factor that seed 1 survives
+    and at up to three below those; an infinite distance of points is no divergence, and then the share inside decides."""
+    limits = dict(sound=99.0, late=2.0, slow=0.1, hopeless=0.001, early=99.0)  # the largest factor that seed 1 survives
     made = []
 
     def arm(name):
@@ -163,7 +163,7 @@ def test_rates_of_the_search_and_those_given_up():
     found = {a: round(f, 2) for a, f in zip(runs.arm, runs.found)}
     assert found == dict.fromkeys(limits, 3.0)
     factors = {a: round(f, 2) for a, f in zip(runs.arm, runs.factor)}
-    assert factors == dict(sound=3.0, late=1.64, hopeless=0.3, early=3.0)
+    assert factors == dict(sound=3.0, late=1.64, slow=0.09, hopeless=0.01, early=3.0)
     lost = [(r.arm, r.seed) for r in runs.itertuples() if isinstance(r.diverged, str)]
     assert lost == [("hopeless", 1)]
     trained = [m for m in made if m[1] != 1000]
