@@ -133,7 +133,7 @@ class Fake:
 
 def test_rates_of_the_search_and_those_given_up():
     """An arm with a seed that diverges starts again with all seeds at the next lower factor that the search has tried,
-    and at up to three below those; an infinite distance of points is no divergence, and then the share inside decides."""
+    and at up to three below those; an infinite distance of points is no divergence: the share inside decides."""
     limits = dict(sound=99.0, late=2.0, slow=0.1, hopeless=0.001, early=99.0)  # the largest factor that seed 1 survives
     made = []
 
