@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from fastcore.basics import patch
 
 from .parameters import repo_root
 from .reports import Reports
@@ -230,30 +231,31 @@ class Rival:
             return True
         return None if v["mean_holds"] or v["at_most"] == 1 and v["seeds_better"] else False
 
-    def judge(self, report: dict) -> Judged | None:
-        """As the report has it. A rival whose rates fell, because a seed was lost with them, is named.
-        A lead over one that might do better yet is undecided."""
-        name, n_drl = self.find(report)
-        v, arms = report["verdicts"].get(f"CDRL / {name}"), {r["arm"]: r for r in report["results"]}
-        if v is None:
-            return None
-        ours = score_words(v["ours"], arms.get("CDRL", {}).get("diverged"))
-        ratio = f" ({v['ratio']:.2f})" if v.get("ratio") is not None else ""
-        parts = [f"{ours} against {score_words(v['theirs'], v['diverged'])}{ratio}"]
-        if self.theirs is None:
-            parts.append(f"{name}, the best of {n_drl}")
-        outcome = self.decide(v)
-        r = arms[max((a for a in arms if name.startswith(a)), key=len)]  # of "DDPM, 100 evaluations": DDPM
-        if r["factor"] < r["found"]:
-            parts.append(
-                f"its rates fell from × {r['found']:g} to × {r['factor']:g} "
-                "when a seed diverged or ended infinitely far"
-            )
-        doubts = rival_doubts(v, r)
-        parts += doubts
-        outcome = None if outcome and doubts else outcome
-        parts.append(f"better with {v['seeds_better']} of {v['n_seeds']} seeds")
-        return Judged(parts, outcome, ratio.strip(" ()"))
+# %% ../../nbs/28_claims.ipynb #0a1c7a3b
+@patch
+def judge(self: Rival, report: dict) -> Judged | None:
+    """As the report has it. A rival whose rates fell, because a seed was lost with them, is named.
+    A lead over one that might do better yet is undecided."""
+    name, n_drl = self.find(report)
+    v, arms = report["verdicts"].get(f"CDRL / {name}"), {r["arm"]: r for r in report["results"]}
+    if v is None:
+        return None
+    ours = score_words(v["ours"], arms.get("CDRL", {}).get("diverged"))
+    ratio = f" ({v['ratio']:.2f})" if v.get("ratio") is not None else ""
+    parts = [f"{ours} against {score_words(v['theirs'], v['diverged'])}{ratio}"]
+    if self.theirs is None:
+        parts.append(f"{name}, the best of {n_drl}")
+    outcome = self.decide(v)
+    r = arms[max((a for a in arms if name.startswith(a)), key=len)]  # of "DDPM, 100 evaluations": DDPM
+    if r["factor"] < r["found"]:
+        parts.append(
+            f"its rates fell from × {r['found']:g} to × {r['factor']:g} when a seed diverged or ended infinitely far"
+        )
+    doubts = rival_doubts(v, r)
+    parts += doubts
+    outcome = None if outcome and doubts else outcome
+    parts.append(f"better with {v['seeds_better']} of {v['n_seeds']} seeds")
+    return Judged(parts, outcome, ratio.strip(" ()"))
 
 # %% ../../nbs/28_claims.ipynb #f7922e54
 UNLESS = {

@@ -367,7 +367,7 @@ class PCDLearner(LossLearner):
     K = 20  # steps of an iteration
     CHAINS = 1024  # that persist
     IMAGES = dict(step_size=0.5, noise_scale=0.01, clamp=(-1, 1))
-    POINTS = dict(step_size=0.001, noise_scale=1.0)  # chosen by trials; with 0.01 the chains leave the squares
+    POINTS = dict(step_size=0.001, noise_scale=1.0)
 
     def __init__(self, config, data, seed: int, factor: float, steps: dict, device: str = "cpu"):
         from torchebm.losses import ContrastiveDivergence
